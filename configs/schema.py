@@ -1,0 +1,371 @@
+"""Typed recipes (what determines bytes) and runtimes (what does not).
+
+A recipe file may name another with `extends:` and override parts of it. `load_recipe` resolves that, fills in
+defaults and model revisions, and rejects unknown keys and values out of range with an error that names the key,
+the value and what is allowed.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+CONFIGS = Path(__file__).resolve().parent
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class ConfigError(Exception):
+    """A recipe or runtime that cannot be used; the message names the file, the key and the fix."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelRef(Section):
+    """One model, named once: where it comes from and exactly which bytes."""
+
+    name: str
+    architecture: str = Field(description="key of the loader in models/registry.py")
+    source: str = Field(description="miniature:FOLDER, hub:OWNER/NAME or folder:PATH")
+    revision: str = Field(description="hub commit, or sha256 of the folder")
+    licence: str
+
+
+class Models(Section):
+    generator: ModelRef = Field(description="makes the image sets")
+    customizer: ModelRef = Field(description="text-to-image base that the customization model is trained from")
+    clip: ModelRef = Field(description="CLIP: image and text scores")
+    quality: ModelRef = Field(description="aesthetic head on the CLIP image embedding")
+    identity: ModelRef = Field(description="DINOv2: identity scores")
+    segmenter: ModelRef = Field(description="foreground masks of images that have no render")
+
+
+class Budget(Section):
+    max_failed_fraction: Share = Field(0.1, description="share of failed keys above which the stage fails")
+    shard_size: Count = Field(32, description="keys per shard")
+
+
+class Assets(Budget):
+    source: Literal["miniature", "folder", "objaverse"]
+    count: Annotated[int, Field(ge=0)] = Field(0, description="objects to take, 0 for all that the source has")
+    eval_share: Share = Field(0.2, description="share of objects held out for evaluation, chosen on ids")
+    split_seed: int = Field(0, description="seed of the held-out choice; the miniature's nets were trained with 0")
+    licences: tuple[str, ...] = Field(description="SPDX allow-list")
+    default_licence: str | None = Field(None, description="licence of folder meshes that name none")
+    folder: str | None = Field(None, description="folder source: where the meshes are")
+    captions: str | None = Field(None, description="captions file; folder source: captions.csv in the folder")
+    caption_detail: Literal["full", "open", "category"] = Field(
+        "open",
+        description="miniature source: open captions leave colours out, so that identity is not decided by text",
+    )
+    uids: str | None = Field(None, description="objaverse source: file with one uid a line; default the LVIS subset")
+    digests: str | None = Field(None, description="objaverse source: CSV uid,sha256 of the expected files")
+
+    @model_validator(mode="after")
+    def _folder_named(self) -> "Assets":
+        if self.source == "folder" and not self.folder:
+            raise ValueError("assets.folder is not set; the folder source needs the path of a folder of meshes")
+        return self
+
+
+class Prompts(Budget):
+    writer: Literal["grammar"] = "grammar"
+    scenes: Annotated[int, Field(ge=0, le=100)] = Field(5, description="'in different scenes' prompts per object")
+    other_object: Annotated[int, Field(ge=0, le=100)] = Field(5, description="'with another object' prompts")
+    eval_background: Annotated[int, Field(ge=0, le=100)] = Field(2, description="prompts per held-out object")
+    eval_property: Annotated[int, Field(ge=0, le=100)] = Field(2, description="prompts per held-out object")
+    max_rounds: Count = Field(4, description="how often rejected captions are asked for again")
+    min_words: Count = 4
+    max_words: Count = 60
+
+
+class Render(Budget):
+    resolution: Annotated[int, Field(ge=32, le=2048, multiple_of=16)] = 64
+    candidate_views: Annotated[int, Field(ge=2, le=64)] = Field(8, description="views that sets are chosen from")
+    views_per_set: Annotated[int, Field(ge=2, le=8)] = Field(3, description="K")
+    max_sets: Annotated[int, Field(ge=1, le=16)] = Field(1, description="sets per object")
+    max_elevation_deg: Annotated[float, Field(gt=0, le=90)] = 70.0
+    fov_deg: Annotated[float, Field(gt=5, lt=120)] = 40.0
+    min_overlap: Share = Field(0.10, description="smallest share of the grid that must correspond, in every pair")
+    overlap_grid: Annotated[int, Field(ge=8, le=512)] = 128
+    tolerance: Annotated[float, Field(gt=0, le=0.2)] = Field(0.01, description="depth agreement, unit box")
+    min_area: Share = Field(0.10, description="smallest object share of the frame before placement")
+    max_faces: Count = Field(2_000_000, description="meshes with more faces are refused")
+
+
+class Generate(Budget):
+    steps: Annotated[int, Field(ge=2, le=200)] = 30
+    guidance_scale: Annotated[float, Field(ge=0, le=50)] = Field(10.0, description="embedded (distilled) guidance")
+    true_cfg_scale: Annotated[float, Field(ge=1, le=30)] = 2.5
+    cfg_start_step: Annotated[int, Field(ge=0)] = Field(1, description="first step with the negative prompt")
+    negative_prompt: str = "3d render, low resolution, blurry, cartoon, illustration"
+    prompt_suffix: str = ""
+    msa: bool = True
+    msa_first_step: Literal["full", "masked"] = "full"
+    mask_dilation: Annotated[int, Field(ge=1, le=31)] = Field(1, description="side of the dilation window, in tokens")
+    rope: Literal["release", "stacked"] = "release"
+    warp: Literal["none", "latents", "features"] = "latents"
+    warp_share: Share = Field(0.2, description="share of the steps that warp, from the first")
+    correspondence_grid: Annotated[int, Field(ge=8, le=512)] = 128
+    depth: bool = Field(True, description="condition on rendered depth")
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    batch_sets: Count = Field(4, description="sets denoised together")
+
+
+class Score(Budget):
+    batch_images: Count = 64
+
+
+class Select(Budget):
+    min_quality: Annotated[float, Field(ge=-10, le=20)] = 6.0
+    min_identity: Annotated[float, Field(ge=-1, le=1)] = 0.7
+    max_identity: Annotated[float, Field(ge=-1, le=1)] = Field(0.98, description="near-duplicates lie above")
+    min_images: Annotated[int, Field(ge=2)] = 2
+
+
+class Shard(Budget):
+    title: str = "SynCD"
+
+
+class Train(Budget):
+    steps: Count = 15000
+    batch: Count = 8
+    accumulate: Count = 1
+    optimizer: Literal["adamw", "prodigy"] = "prodigy"
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1.0
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-4
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    lora_rank: Annotated[int, Field(ge=1, le=1024)] = 32
+    lora_targets: Literal["attention", "attention_feedforward"] = "attention"
+    max_references: Annotated[int, Field(ge=1, le=8)] = Field(2, description="1 to this many, per training sample")
+    references: Literal["separate", "joint"] = Field(
+        "separate", description="separate: references attend to themselves only, clean, at timestep 0"
+    )
+    drop_text: Share = 0.05
+    drop_image: Share = 0.05
+    drop_both: Share = 0.05
+    checkpoint_every: Count = 500
+    log_every: Count = 10
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class Evaluate(Budget):
+    objects: Annotated[int, Field(ge=0)] = Field(0, description="held-out objects to use, 0 for all")
+    references: tuple[Annotated[int, Field(ge=1, le=16)], ...] = (1, 3)
+    seeds: tuple[int, ...] = (0,)
+    steps: Annotated[int, Field(ge=2, le=200)] = 30
+    guidance_scale: Annotated[float, Field(ge=0, le=50)] = 3.5
+    image_scale: Annotated[float, Field(ge=0, le=50)] = Field(1.0, description="s_I of Eq. 5.4")
+    text_scale: Annotated[float, Field(ge=0, le=50)] = Field(1.5, description="s_c of Eq. 5.4")
+    text_metric: Literal["clip_facts", "clip_score"] = Field(
+        "clip_score",
+        description="clip_facts: share of the prompt's multiple-choice facts that CLIP answers right",
+    )
+    batch_images: Count = 16
+
+
+class Report(Section):
+    max_sets: Count = Field(24, description="contact sheets shown")
+
+
+class Recipe(Section):
+    """Everything that determines bytes."""
+
+    name: str
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    models: Models
+    assets: Assets
+    prompts: Prompts
+    render: Render
+    generate: Generate
+    score: Score
+    select: Select
+    shard: Shard
+    train: Train
+    evaluate: Evaluate
+    report: Report
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        wanted = self.prompts.scenes + self.prompts.other_object
+        needed = self.render.views_per_set * self.render.max_sets
+        if wanted < needed:
+            raise ValueError(
+                f"prompts.scenes + prompts.other_object is {wanted}; render.views_per_set x render.max_sets is "
+                f"{needed}, and every image of an object needs a prompt of its own"
+            )
+        if self.render.views_per_set > self.render.candidate_views:
+            raise ValueError(
+                f"render.views_per_set is {self.render.views_per_set}; allowed: at most render.candidate_views, "
+                f"{self.render.candidate_views}"
+            )
+        return self
+
+
+class Runtime(Section):
+    """How to run: nothing here may change a byte of the result."""
+
+    runner: Literal["thread", "process"] = "process"
+    workers: Annotated[int, Field(ge=1, le=1024)] = 2
+    device: str = Field("auto", description="auto, cpu, cuda, or cuda:N; process workers share the GPUs round-robin")
+    threads_per_worker: Annotated[int, Field(ge=0)] = Field(0, description="torch threads; 0: cores / workers")
+    retries: Annotated[int, Field(ge=0, le=20)] = Field(2, description="per shard, for transient errors only")
+    max_tasks_per_worker: Annotated[int, Field(ge=0)] = Field(0, description="recycle a worker process; 0: never")
+    min_free_disk_gb: Annotated[float, Field(ge=0)] = 1.0
+    objaverse_cache: str | None = Field(None, description="folder of the objaverse package; default ~/.objaverse")
+    offline: bool = Field(True, description="never touch the network")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    prefect_api_url: str | None = Field(None, description="a running Prefect server; default an ephemeral one")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path}: must be a mapping of sections, found {type(loaded).__name__}")
+    return loaded
+
+
+def merge(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `override` on top, mappings merged key by key; model entries are replaced whole."""
+    merged = dict(base)
+    for key, value in override.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def recipe_path(name: str) -> Path:
+    """A path as it is, or the recipe of that name in configs/recipes/; ConfigError lists the known names."""
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    path = CONFIGS / "recipes" / f"{name}.yaml"
+    if not path.exists():
+        known = ", ".join(sorted(item.stem for item in (CONFIGS / "recipes").glob("*.yaml")))
+        raise ConfigError(f"recipe {name!r} is not known; known: {known}; or give the path of a .yaml file")
+    return path
+
+
+def _layers(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: `extends` goes round in a circle")
+    own = _read_yaml(path)
+    parent = own.pop("extends", None)
+    if parent is None:
+        return own
+    return merge(_layers(recipe_path(str(parent)), (*seen, path.resolve())), own)
+
+
+def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Resolve a recipe by name or path, with `section.key=value` overrides (values in YAML).
+
+    Raises ConfigError naming the file, key, value and allowed range.
+    """
+    path = recipe_path(name)
+    values = _layers(path)
+    for override in overrides:
+        key, found, value = override.partition("=")
+        if not found:
+            raise ConfigError(f"override {override!r}; write it as section.key=value")
+        nested: Any = yaml.safe_load(value)
+        for part in reversed(key.strip().split(".")):
+            nested = {part: nested}
+        values = merge(values, nested)
+    registry = _read_yaml(CONFIGS / "models.yaml")
+    if isinstance(values.get("models"), dict):
+        values["models"] = {role: _model_entry(registry, path, role, entry) for role, entry in values["models"].items()}
+    return _validate(Recipe, values, str(path))
+
+
+def _model_entry(registry: dict[str, Any], path: Path, role: str, entry: Any) -> Any:
+    if not isinstance(entry, str):
+        return entry
+    if entry not in registry:
+        known = ", ".join(sorted(registry))
+        raise ConfigError(
+            f"{path}: models.{role} is {entry!r}, which configs/models.yaml does not name; known: {known}"
+        )
+    return {"name": entry, **registry[entry]}
+
+
+def load_resolved(path: Path) -> Recipe:
+    """A recipe written by `dump_recipe`: complete, with nothing left to look up."""
+    return _validate(Recipe, _read_yaml(path), str(path))
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML, sections in the order of the schema."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+
+
+RUNTIME_VARIABLE = "SYNCD_RUNTIME"
+
+
+def load_runtime(name: str | None = None) -> Runtime:
+    """A runtime by path or name in configs/runtime/; else what SYNCD_RUNTIME holds (JSON); else `local`."""
+    carried = os.environ.get(RUNTIME_VARIABLE)
+    if name is None and carried:
+        return _validate(Runtime, yaml.safe_load(carried), RUNTIME_VARIABLE)
+    name = name or "local"
+    path = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / "runtime" / f"{name}.yaml"
+    return _validate(Runtime, _read_yaml(path), str(path))
+
+
+Kind = TypeVar("Kind", bound=Section)
+
+
+def _validate(kind: type[Kind], values: Any, origin: str) -> Kind:
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        schema = kind.model_json_schema()
+        raise ConfigError(f"{origin}: " + "; ".join(_explain(schema, item) for item in error.errors())) from error
+
+
+def _explain(schema: dict[str, Any], error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = _node(schema, error["loc"][:-1]).get("properties", {})
+        return f"{key} is not a known key; known here: {', '.join(sorted(known))}"
+    if error["type"] == "missing":
+        return f"{key} is missing"
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    return f"{key} is {error['input']!r}; allowed: {_allowed(_node(schema, error['loc'])) or error['msg']}"
+
+
+def _node(schema: dict[str, Any], location: tuple[Any, ...]) -> dict[str, Any]:
+    """The part of a JSON schema that describes `location`."""
+    node = schema
+    for part in (*location, None):
+        while "$ref" in node:
+            node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
+        if part is not None:
+            node = node.get("properties", {}).get(part) or node.get("items") or {}
+    return node
+
+
+def _allowed(node: dict[str, Any]) -> str:
+    if "enum" in node:
+        return ", ".join(str(value) for value in node["enum"])
+    if "const" in node:
+        return str(node["const"])
+    bounds = {
+        "minimum": "at least",
+        "exclusiveMinimum": "above",
+        "maximum": "at most",
+        "exclusiveMaximum": "below",
+    }
+    words = [f"{text} {node[bound]:g}" for bound, text in bounds.items() if bound in node]
+    if "multipleOf" in node:
+        words.append(f"multiples of {node['multipleOf']:g}")
+    kind = {"integer": "whole numbers", "number": "numbers", "boolean": "true or false", "string": "text"}
+    return " ".join([kind.get(node.get("type", ""), ""), " and ".join(words)]).strip()

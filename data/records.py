@@ -1,0 +1,139 @@
+"""What flows between stages: one record per object or per set, stored as the JSON member of its tar sample."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Split = Literal["train", "eval"]
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AssetRecord(Record):
+    """One mesh. Files: `glb`."""
+
+    object_id: str
+    split: Split
+    category: str
+    caption: str
+    licence: str = Field(description="SPDX identifier")
+    source: str = Field(description="miniature, folder or objaverse")
+    uri: str
+    source_sha256: str = Field(description="digest of the file as fetched")
+    source_format: str
+    outcome: str = Field(description="found, modified: how the fetched file compares with the expected digest")
+    mesh_sha256: str = Field(description="digest of the GLB member")
+    attributes: dict[str, Any] = Field(default={}, description="ground truth known to the source, if any")
+
+
+class Prompt(Record):
+    text: str
+    kind: str = Field(description="scene, other_object; for evaluation: background, property")
+    facts: list[dict[str, Any]] = Field(default=[], description="multiple-choice facts: question, choices, answer")
+
+
+class Rejected(Record):
+    text: str
+    reason: str
+
+
+class PromptRecord(Record):
+    """The prompts of one object."""
+
+    object_id: str
+    split: Split
+    category: str
+    caption: str = Field(description="object description used in the prompts")
+    writer: str
+    prompts: list[Prompt]
+    rejected: list[Rejected] = []
+
+
+class ViewRecord(Record):
+    """One placed view. Depth is 16-bit: metric z-depth = near + value / 65535 * (far - near); 0 is no surface."""
+
+    camera: dict[str, Any]
+    near: float
+    far: float
+    area: float = Field(description="object share of the frame, 0 to 1")
+    azimuth_deg: float
+    elevation_deg: float
+
+
+class RenderRecord(Record):
+    """K views of one object. Files per view i: `i.rgb.png`, `i.depth.png`, `i.mask.png`."""
+
+    set_id: str
+    object_id: str
+    split: Split
+    category: str
+    licence: str
+    mesh_sha256: str
+    views: list[ViewRecord]
+    overlaps: dict[str, float] = Field(description="'i-j' -> share of the grid that corresponds, i < j")
+
+
+class SampleRecord(Record):
+    """How one image came to be."""
+
+    sample_id: str
+    index: int
+    prompt: str
+    prompt_kind: str
+    prompt_sent: str = Field(description="prompt with the suffix that the model was given")
+    facts: list[dict[str, Any]] = []
+    seed: int
+
+
+class GeneratedRecord(Record):
+    """K generated images of one object. Files per image i: `i.png`, `i.mask.png`, `i.depth.png` (condition)."""
+
+    set_id: str
+    object_id: str
+    split: Split
+    category: str
+    caption: str
+    licence: str
+    mesh_sha256: str
+    model: str = Field(description="name@revision")
+    settings: dict[str, Any]
+    correspondence_share: dict[str, float] = Field(description="'target-source' -> visible share of the grid")
+    samples: list[SampleRecord]
+
+
+class ImageScores(Record):
+    quality: float = Field(ge=-10, le=20, description="aesthetic score, about 1 to 10")
+    identity: float = Field(ge=-1, le=1, description="mean DINOv2 cosine to the other images of the set")
+    identity_masked: float = Field(ge=-1, le=1, description="the same with the background masked out")
+    clip_image: float = Field(ge=-1, le=1, description="mean CLIP image cosine to the rest of the set")
+    clip_text: float = Field(ge=-1, le=1, description="CLIP cosine of image and prompt")
+
+
+class ScoreRecord(Record):
+    """Scores of every image of a set; nothing is decided here."""
+
+    set_id: str
+    object_id: str
+    images: list[ImageScores]
+    identity_pairs: list[list[float]] = Field(description="K x K DINOv2 cosine of object crops")
+
+
+class Reason(Record):
+    code: str = Field(description="low_quality, low_identity, near_duplicate, set_too_small")
+    value: float
+    threshold: float
+
+
+class ImageDecision(Record):
+    kept: bool
+    reasons: list[Reason] = []
+
+
+class DecisionRecord(Record):
+    set_id: str
+    object_id: str
+    kept: bool
+    images: list[ImageDecision]
+    reasons: list[Reason] = Field(default=[], description="why the whole set was dropped")

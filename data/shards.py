@@ -1,0 +1,227 @@
+"""Shards: byte-deterministic WebDataset tars, written atomically, with a receipt as proof and an index per stage."""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import webdataset
+from pydantic import BaseModel, ConfigDict, Field
+
+from data.ids import canonical_json
+
+
+class ShardError(Exception):
+    """A shard that is missing, truncated or not the bytes its digest says."""
+
+
+class Failure(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    key: str
+    reason: str = Field(description="short code to group by, for example corrupt")
+    detail: str = ""
+
+
+class Receipt(BaseModel):
+    """Proof of one finished shard. `run` holds what may differ between equal runs (time, host, memory)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    stage: str
+    signature: str
+    index: int
+    name: str
+    bytes: int
+    sha256: str
+    keys: list[str]
+    failed: list[Failure]
+    run: dict[str, Any] = {}
+
+
+class ShardEntry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    bytes: int
+    sha256: str
+    keys: list[str]
+
+
+class ShardIndex(BaseModel):
+    """`index.json` of a finished stage: all that the next stage reads to find its input."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    stage: str
+    signature: str
+    shards: list[ShardEntry]
+    failed: list[Failure]
+    summary: dict[str, Any] = {}
+
+    @property
+    def keys(self) -> list[str]:
+        return [key for shard in self.shards for key in shard.keys]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample of a shard: its record and its other members by extension."""
+
+    key: str
+    record: dict[str, Any]
+    files: dict[str, bytes]
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` so that `path` is at any moment either absent, old or complete."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class ShardWriter:
+    """Writes one tar under a temporary name; `finish` makes it and its receipt appear, in that order.
+
+    Keys must come in ascending order, so that equal samples give equal bytes.
+    """
+
+    def __init__(self, directory: Path, stage: str, signature: str, index: int) -> None:
+        self.directory = directory
+        self.stage, self.signature, self.index = stage, signature, index
+        self.name = f"{index:06d}.tar"
+        self.keys: list[str] = []
+        self.failed: list[Failure] = []
+        directory.mkdir(parents=True, exist_ok=True)
+        self._temporary = directory / f".{self.name}.{os.getpid()}.tmp"
+        self._stream = self._temporary.open("wb")
+        self._tar = webdataset.TarWriter(self._stream, encoder=False, mtime=0, user="", group="")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stream.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def add(self, key: str, record: BaseModel | dict[str, Any], files: dict[str, bytes] | None = None) -> None:
+        """Append one sample; `files` maps an extension such as `0.mask.png` to its bytes."""
+        if "." in key or "/" in key:
+            raise ValueError(f"key {key!r}: a shard key must hold no dot and no slash")
+        if self.keys and key <= self.keys[-1]:
+            raise ValueError(f"key {key!r} after {self.keys[-1]!r}: keys of a shard must ascend")
+        plain = record.model_dump(mode="json") if isinstance(record, BaseModel) else record
+        members = {"json": canonical_json(plain), **(files or {})}
+        self._tar.write({"__key__": key, **dict(sorted(members.items()))})
+        self.keys.append(key)
+
+    def fail(self, key: str, reason: str, detail: str = "") -> None:
+        """Record that `key` could not be made, and why; the shard goes on."""
+        self.failed.append(Failure(key=key, reason=reason, detail=detail[:2000]))
+
+    def finish(self, run: dict[str, Any] | None = None) -> Receipt:
+        self._tar.close()
+        if not self._stream.closed:
+            self._stream.close()
+        with self._temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        receipt = Receipt(
+            stage=self.stage,
+            signature=self.signature,
+            index=self.index,
+            name=self.name,
+            bytes=self._temporary.stat().st_size,
+            sha256=sha256_file(self._temporary),
+            keys=self.keys,
+            failed=sorted(self.failed, key=lambda failure: failure.key),
+            run=run or {},
+        )
+        os.replace(self._temporary, self.directory / self.name)
+        write_atomic(receipt_path(self.directory, self.index), receipt.model_dump_json(indent=1).encode())
+        return receipt
+
+
+def receipt_path(directory: Path, index: int) -> Path:
+    return directory / f"{index:06d}.json"
+
+
+def load_receipt(directory: Path, index: int, signature: str) -> Receipt | None:
+    """The receipt of a finished shard, or None if the shard has still to run.
+
+    Raises ShardError if a receipt is there but its tar is not the bytes it vouches for.
+    """
+    path = receipt_path(directory, index)
+    if not path.exists():
+        return None
+    try:
+        receipt = Receipt.model_validate_json(path.read_bytes())
+    except ValueError as error:
+        raise ShardError(f"{path}: not a receipt ({error}); delete it to redo this shard") from error
+    if receipt.signature != signature or receipt.index != index:
+        raise ShardError(
+            f"{path}: made for signature {receipt.signature}, not {signature}; delete it to redo this shard"
+        )
+    verify_file(directory / receipt.name, receipt.bytes, receipt.sha256)
+    return receipt
+
+
+def verify_file(path: Path, size: int, sha256: str) -> None:
+    """Raise ShardError unless `path` holds exactly the bytes with this size and digest."""
+    if not path.exists():
+        raise ShardError(f"{path}: missing")
+    if path.stat().st_size != size:
+        raise ShardError(f"{path}: {path.stat().st_size} bytes, expected {size}; the file was changed or truncated")
+    found = sha256_file(path)
+    if found != sha256:
+        raise ShardError(f"{path}: sha256 {found}, expected {sha256}; the file was changed after it was finished")
+
+
+def read_tar(data: bytes) -> Iterator[Sample]:
+    """Samples of a tar held in memory, in order."""
+    key, members = None, {}
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        for member in tar:
+            name, _, extension = member.name.partition(".")
+            if name != key and key is not None:
+                yield _sample(key, members)
+                members = {}
+            key = name
+            members[extension] = tar.extractfile(member).read()
+    if key is not None:
+        yield _sample(key, members)
+
+
+def _sample(key: str, members: dict[str, bytes]) -> Sample:
+    return Sample(key, json.loads(members.pop("json")), members)
+
+
+def load_index(directory: Path) -> ShardIndex:
+    """`index.json` of a stage's output folder; ShardError if the stage has not finished."""
+    path = directory / "index.json"
+    if not path.exists():
+        raise ShardError(f"{path}: missing; run the stage first: syncd run --until {directory.name}")
+    return ShardIndex.model_validate_json(path.read_bytes())
+
+
+def read_shard(directory: Path, entry: ShardEntry) -> Iterator[Sample]:
+    """Samples of one shard, after checking its size and digest (ShardError names the file)."""
+    path = directory / entry.name
+    if not path.exists():
+        raise ShardError(f"{path}: missing")
+    data = path.read_bytes()
+    found = hashlib.sha256(data).hexdigest()
+    if found != entry.sha256:
+        raise ShardError(f"{path}: sha256 {found}, expected {entry.sha256}; the file was changed after it was finished")
+    yield from read_tar(data)

@@ -1,0 +1,81 @@
+"""The contract between a stage and the engine that runs it.
+
+A stage is a module in tasks/ with three plain functions:
+
+    plan(ctx) -> list[ShardSpec]            deterministic from the inputs; cheap; reads indexes, not images
+    run_shard(ctx, spec, out) -> None       makes one shard through `out` (add or fail every key of the spec)
+    finalize(ctx, index, out_dir) -> dict   writes files beside the shards; returns numbers for the summary
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from configs.schema import Recipe
+from data.shards import Sample, ShardIndex, load_index, read_shard
+
+
+@dataclass(frozen=True)
+class ShardSpec:
+    """One unit of work: `keys` are what it must account for, in ascending order."""
+
+    index: int
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """All that a stage may depend on. Picklable: it travels to worker processes."""
+
+    stage: str
+    recipe: Recipe
+    workspace: Path
+    signature: str
+    inputs: tuple[str, ...] = ()
+    device: str = "cpu"
+    options: dict[str, Any] = field(default_factory=dict)
+    """Runtime settings that cannot change bytes (cache folders, offline mode)."""
+
+    @property
+    def work_dir(self) -> Path:
+        """Where shards and checkpoints of this signature are kept until the stage is finished."""
+        return self.workspace / "artifacts" / ".work" / self.stage / self.signature[:16]
+
+    def output_dir(self, stage: str) -> Path:
+        return self.workspace / "artifacts" / stage
+
+    def index(self, stage: str) -> ShardIndex:
+        """Index of an input stage; ValueError if the stage graph does not declare it as an input."""
+        if stage not in self.inputs:
+            raise ValueError(f"stage {self.stage} reads {stage}, which dvc.yaml does not list among its inputs")
+        path = self.output_dir(stage) / "index.json"
+        return _cached_index(path.parent, path.stat().st_mtime_ns if path.exists() else 0)
+
+    def read(self, stage: str, keys: Sequence[str]) -> Iterator[Sample]:
+        """The samples with these keys, in ascending key order, each shard verified by digest and read once.
+
+        Keys that the input stage failed are simply not there: it has recorded why.
+        """
+        wanted = set(keys)
+        directory = self.output_dir(stage)
+        found = []
+        for entry in self.index(stage).shards:
+            if wanted.intersection(entry.keys):
+                found += [sample for sample in read_shard(directory, entry) if sample.key in wanted]
+        yield from sorted(found, key=lambda sample: sample.key)
+
+
+@lru_cache(maxsize=32)
+def _cached_index(directory: Path, _mtime_ns: int) -> ShardIndex:
+    return load_index(directory)
+
+
+def chunk(keys: Sequence[str], size: int) -> list[ShardSpec]:
+    """Sorted keys cut into shards of at most `size`."""
+    ordered = sorted(keys)
+    return [
+        ShardSpec(number, tuple(ordered[start : start + size]))
+        for number, start in enumerate(range(0, len(ordered), size))
+    ]
