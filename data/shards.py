@@ -225,3 +225,9 @@ def read_shard(directory: Path, entry: ShardEntry) -> Iterator[Sample]:
     if found != entry.sha256:
         raise ShardError(f"{path}: sha256 {found}, expected {entry.sha256}; the file was changed after it was finished")
     yield from read_tar(data)
+
+
+def read_all(directory: Path, index: ShardIndex) -> Iterator[Sample]:
+    """Every sample of a finished stage, shard by shard, each verified."""
+    for entry in index.shards:
+        yield from read_shard(directory, entry)
