@@ -23,7 +23,8 @@ class AssetRecord(Record):
     uri: str
     source_sha256: str = Field(description="digest of the file as fetched")
     source_format: str
-    outcome: str = Field(description="found, modified: how the fetched file compares with the expected digest")
+    side_files: dict[str, str] = Field(default={}, description="further files that went into the mesh -> sha256")
+    outcome: str = Field(description="found, first_seen or generated: how the file compares with the expected digest")
     mesh_sha256: str = Field(description="digest of the GLB member")
     attributes: dict[str, Any] = Field(default={}, description="ground truth known to the source, if any")
 
