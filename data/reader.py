@@ -1,0 +1,163 @@
+"""Training reader over the published shards: verified, deterministic, resumable, nothing repeated or left out.
+
+The order of an epoch is computed from `index.json` alone, before any sample is read, so a position in it is all the
+state there is to save.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from data.ids import seed_for
+from data.images import decode_mask, decode_png
+from data.shards import Sample, ShardError, ShardIndex, load_index, read_shard, sha256_file
+
+
+@dataclass(frozen=True)
+class SetImage:
+    """One kept image of a set: uint8 (H, W, 3) RGB, its object mask bool (H, W), and its prompt."""
+
+    sample_id: str
+    prompt: str
+    image: np.ndarray
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One set as trained on: the images that were kept, in the order of their index."""
+
+    set_id: str
+    object_id: str
+    images: tuple[SetImage, ...]
+
+
+def decode_set(sample: Sample) -> ImageSet:
+    """Images, masks and prompts of one sample of the shard stage; ShardError if a listed image is not there."""
+    images = []
+    for entry in sample.record["samples"]:
+        index = entry["index"]
+        try:
+            picture, mask = sample.files[f"{index}.png"], sample.files[f"{index}.mask.png"]
+        except KeyError as error:
+            raise ShardError(
+                f"{sample.key}: its record lists image {index}, but {error} is not in the shard"
+            ) from error
+        images.append(
+            SetImage(
+                sample_id=entry["sample_id"],
+                prompt=entry["prompt"],
+                image=decode_png(picture),
+                mask=decode_mask(mask),
+            )
+        )
+    return ImageSet(sample.record["set_id"], sample.record["object_id"], tuple(images))
+
+
+def epoch_order(
+    index: ShardIndex, seed: int, epoch: int, rank: int, world_size: int, buffer: int
+) -> list[tuple[int, str]]:
+    """(shard number, key) of every sample that `rank` reads in `epoch`, in order.
+
+    Shards are shuffled, the whole run of samples is cut into `world_size` contiguous parts whose sizes differ by at
+    most one (so that a rank opens few shards), and each part is shuffled within a moving buffer of `buffer` samples.
+    The parts of all ranks together hold every sample exactly once.
+    """
+    shards = list(range(len(index.shards)))
+    random.Random(seed_for(seed, "reader", f"shards-{epoch}")).shuffle(shards)
+    everything = [(number, key) for number in shards for key in index.shards[number].keys]
+    start, stop = (len(everything) * part // world_size for part in (rank, rank + 1))
+    rng = random.Random(seed_for(seed, "reader", f"buffer-{epoch}-{start}-{stop}"))
+    held: list[tuple[int, str]] = []
+    ordered = []
+    for item in everything[start:stop]:
+        held.append(item)
+        if len(held) > buffer:
+            ordered.append(_swap_out(held, rng))
+    while held:
+        ordered.append(_swap_out(held, rng))
+    return ordered
+
+
+def _swap_out(held: list[tuple[int, str]], rng: random.Random) -> tuple[int, str]:
+    chosen = rng.randrange(len(held))
+    held[chosen], held[-1] = held[-1], held[chosen]
+    return held.pop()
+
+
+class ShardReader:
+    """Iterates over one rank's samples, epoch after epoch; each `for` loop runs to the end of the current epoch.
+
+    Every shard is checked against its digest and key list when it is opened (ShardError names the file). Shards are
+    kept in memory only while samples of the buffer still need them.
+    """
+
+    def __init__(
+        self, directory: Path, seed: int, rank: int = 0, world_size: int = 1, buffer: int = 1024, epoch: int = 0
+    ) -> None:
+        """ValueError unless 0 <= rank < world_size and buffer >= 0; ShardError if there is no finished index."""
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank is {rank} of world_size {world_size}; allowed: 0 to world_size - 1")
+        if buffer < 0:
+            raise ValueError(f"buffer is {buffer}; allowed: 0 (shards only are shuffled) or more samples")
+        self.directory = directory
+        self.index = load_index(directory)
+        self.digest = sha256_file(directory / "index.json")
+        self.seed, self.rank, self.world_size, self.buffer = seed, rank, world_size, buffer
+        self._start(epoch, 0)
+
+    def __len__(self) -> int:
+        """Samples this rank reads in the current epoch."""
+        return len(self._order)
+
+    def __iter__(self) -> Iterator[Sample]:
+        while self.position < len(self._order):
+            number, key = self._order[self.position]
+            sample = self._shard(number)[key]
+            self.position += 1
+            if self.position == self._last_use[number]:
+                del self._open[number]
+            yield sample
+        self._start(self.epoch + 1, 0)
+
+    def shards_read(self, start: int, stop: int) -> list[str]:
+        """Digests of the shards that the samples at positions `start` to `stop` of this epoch come from."""
+        numbers = dict.fromkeys(number for number, _ in self._order[start:stop])
+        return [self.index.shards[number].sha256 for number in numbers]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**self._identity(), "epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> Self:
+        """Go on where `state` was taken; ValueError if it belongs to other data, seed or division into ranks."""
+        for name, own in self._identity().items():
+            if state[name] != own:
+                raise ValueError(
+                    f"reader state: {name} is {state[name]!r}, but this reader has {own!r}; "
+                    "resume with the data and the settings it was saved with"
+                )
+        self._start(state["epoch"], state["position"])
+        return self
+
+    def _identity(self) -> dict[str, Any]:
+        names = ("digest", "seed", "rank", "world_size", "buffer")
+        return {name: getattr(self, name) for name in names}
+
+    def _start(self, epoch: int, position: int) -> None:
+        self.epoch, self.position = epoch, position
+        self._order = epoch_order(self.index, self.seed, epoch, self.rank, self.world_size, self.buffer)
+        self._last_use = {number: place + 1 for place, (number, _) in enumerate(self._order)}
+        self._open: dict[int, dict[str, Sample]] = {}
+
+    def _shard(self, number: int) -> dict[str, Sample]:
+        if number not in self._open:
+            entry = self.index.shards[number]
+            samples = {sample.key: sample for sample in read_shard(self.directory, entry)}
+            if list(samples) != entry.keys:
+                raise ShardError(f"{self.directory / entry.name}: its samples are not the keys that index.json lists")
+            self._open[number] = samples
+        return self._open[number]
