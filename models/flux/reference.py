@@ -1,0 +1,177 @@
+"""Reference images in FLUX attention (method.md 5): the parts that read and give their keys and values.
+
+`separate` (Ours-12B as this project trains it): each reference goes through the transformer on its own, clean, at
+timestep 0 and without text. Its keys and values therefore depend on the weights alone: one `ReferenceKeys` serves
+every denoising step and every guidance branch. The target's image queries then attend to own text, own image and
+references; its text queries to own text and own image, as in masked shared attention.
+
+`joint` (the authors' release): target and references are one sequence under one timestep; see `customizer.py`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import FluxTransformer2DModel
+from diffusers.models.transformers.transformer_flux import FluxAttention
+from torch import Tensor
+
+from models.flux.attention import Rotary, apply_rope, attend, project_out, project_qkv
+from models.flux.layout import image_ids, text_ids
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One clean reference as the transformer takes it: tokens (height*width, in_channels), row by row."""
+
+    tokens: Tensor
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class ReferenceKeys:
+    """What a batch of targets sees of its references, by the name of the attention processor.
+
+    keys (with RoPE) and values: (B, R, H, D); visible: (B, R) bool, false where a sample has fewer reference tokens
+    than the longest, or None where all have R.
+    """
+
+    keys: dict[str, Tensor]
+    values: dict[str, Tensor]
+    visible: Tensor | None
+
+    def repeat(self, times: int) -> "ReferenceKeys":
+        """The same for a batch of `times` copies of this one, one after the other."""
+        keys, values = (
+            {name: kept.repeat(times, 1, 1, 1) for name, kept in part.items()} for part in (self.keys, self.values)
+        )
+        return ReferenceKeys(keys, values, None if self.visible is None else self.visible.repeat(times, 1))
+
+
+class ReferenceProcessor:
+    """Attention of FLUX double and single blocks; without references it computes what diffusers' own does.
+
+    `joint_attention_kwargs` of the transformer carry what it needs: `text_tokens` (single blocks see text and image
+    as one sequence), and either `references` to attend to or a `record` to fill with this module's image keys, before
+    RoPE, and values.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(
+        self,
+        attn: FluxAttention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: Rotary | None = None,
+        text_tokens: int = 0,
+        references: ReferenceKeys | None = None,
+        record: dict[str, tuple[Tensor, Tensor]] | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        query, key, value = project_qkv(attn, hidden_states, encoder_hidden_states)
+        if record is not None:
+            record[self.name] = (key[:, text_tokens:], value[:, text_tokens:])
+        if image_rotary_emb is not None:
+            query, key = apply_rope(query, image_rotary_emb), apply_rope(key, image_rotary_emb)
+        if references is None:
+            joint = attend(query, key, value, attention_mask)
+        else:
+            text = attend(query[:, :text_tokens], key, value)
+            keys = torch.cat([key, references.keys[self.name]], dim=1)
+            values = torch.cat([value, references.values[self.name]], dim=1)
+            image = attend(query[:, text_tokens:], keys, values, _key_mask(key.shape[1], references.visible))
+            joint = torch.cat([text, image], dim=1)
+        return project_out(attn, joint, None if encoder_hidden_states is None else encoder_hidden_states.shape[1])
+
+
+def _key_mask(own: int, visible_br: Tensor | None) -> Tensor | None:
+    """(B, 1, 1, own + R) bool: all of a sample's own keys and its visible reference keys."""
+    if visible_br is None:
+        return None
+    mine = visible_br.new_ones(visible_br.shape[0], own)
+    return torch.cat([mine, visible_br], dim=1)[:, None, None, :]
+
+
+def install(transformer: FluxTransformer2DModel) -> None:
+    """Give every attention module of `transformer` a ReferenceProcessor that knows its name."""
+    transformer.set_attn_processor({name: ReferenceProcessor(name) for name in transformer.attn_processors})
+
+
+def row_offsets(target_height: int, references: Sequence[Reference]) -> list[int]:
+    """First row of each reference in the (K+1)H x W layout: below the target and the references before it.
+
+    For references of the target's height h that is (j + 1) * h.
+    """
+    offsets = [target_height]
+    for reference in references:
+        offsets.append(offsets[-1] + reference.height)
+    return offsets[:-1]
+
+
+def reference_keys(
+    transformer: FluxTransformer2DModel,
+    references: Sequence[Sequence[Reference]],
+    target_height: int,
+    pooled: Tensor,
+    guidance: float | None = None,
+) -> ReferenceKeys | None:
+    """Keys and values of the references of each sample of a batch; None if no sample has any.
+
+    `target_height` is in tokens, `pooled` (1, P) the pooled embedding of the empty prompt, `guidance` the embedded
+    guidance of transformers that have one: constants, so that nothing depends on the target's prompt or step.
+    References of one size run as one batch. RoPE sees relative positions only, so inside a reference, which attends
+    to itself alone, the offset cancels; it is applied to the recorded keys.
+    """
+    flat = [reference for own in references for reference in own]
+    if not flat:
+        return None
+    offsets = [offset for own in references for offset in row_offsets(target_height, own)]
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for place, reference in enumerate(flat):
+        by_size.setdefault((reference.height, reference.width), []).append(place)
+
+    parts: dict[str, dict[int, tuple[Tensor, Tensor]]] = {name: {} for name in transformer.attn_processors}
+    for (height, width), places in by_size.items():
+        tokens = torch.stack([flat[place].tokens for place in places])
+        record: dict[str, tuple[Tensor, Tensor]] = {}
+        transformer(
+            hidden_states=tokens,
+            encoder_hidden_states=tokens.new_zeros(len(places), 0, transformer.config.joint_attention_dim),
+            pooled_projections=pooled.expand(len(places), -1),
+            timestep=tokens.new_zeros(len(places)),
+            img_ids=image_ids(height, width, device=tokens.device),
+            txt_ids=text_ids(0, device=tokens.device),
+            guidance=None if guidance is None else tokens.new_full((len(places),), guidance),
+            joint_attention_kwargs={"record": record},
+        )
+        turned = [transformer.pos_embed(image_ids(height, width, offsets[place], tokens.device)) for place in places]
+        rotary = (torch.stack([cos for cos, _ in turned]), torch.stack([sin for _, sin in turned]))
+        for name, (key, value) in record.items():
+            key = apply_rope(key, rotary)
+            parts[name].update({place: (key[row], value[row]) for row, place in enumerate(places)})
+
+    counts = [sum(reference.tokens.shape[0] for reference in own) for own in references]
+    longest = max(counts)
+    visible = None
+    if min(counts) < longest:
+        columns = torch.arange(longest, device=flat[0].tokens.device)
+        visible = columns[None, :] < torch.tensor(counts, device=columns.device)[:, None]
+    keys = {
+        name: _in_rows([part[place][0] for place in range(len(flat))], visible, longest) for name, part in parts.items()
+    }
+    values = {
+        name: _in_rows([part[place][1] for place in range(len(flat))], visible, longest) for name, part in parts.items()
+    }
+    return ReferenceKeys(keys, values, visible)
+
+
+def _in_rows(pieces: list[Tensor], visible_br: Tensor | None, longest: int) -> Tensor:
+    """Token runs (n, H, D), in the order of the batch, as (B, longest, H, D), zero where not visible."""
+    tokens = torch.cat(pieces)
+    if visible_br is None:
+        return tokens.unflatten(0, (-1, longest))
+    rows = tokens.new_zeros(*visible_br.shape, *tokens.shape[1:])
+    return rows.index_put((visible_br,), tokens)
