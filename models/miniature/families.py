@@ -133,7 +133,7 @@ def car(rng: Random) -> Roles:
 def boat(rng: Random) -> Roles:
     long, high, deep = rng.uniform(1.4, 1.8), rng.uniform(0.34, 0.46), rng.uniform(0.5, 0.65)
     rake = rng.uniform(0.15, 0.35)
-    hull = prism([(-long / 2 + rake, 0), (long / 2 - rake * 1.4, 0), (long / 2, high), (-long / 2, high)], deep, 0.38)
+    hull = prism([(-long / 2 + rake, 0), (long / 2 - rake * 1.4, 0), (long / 2, high), (-long / 2, high)], deep, 0.3)
     mast = rng.uniform(1.1, 1.5)
     sails = [
         prism([(0.06, high + 0.14), (long * 0.46, high + 0.14), (0.06, high + mast)], 0.1),
@@ -209,7 +209,7 @@ def duck(rng: Random) -> Roles:
 def robot(rng: Random) -> Roles:
     wide, tall, deep = rng.uniform(0.75, 0.95), rng.uniform(0.6, 0.78), rng.uniform(0.5, 0.62)
     skull = rng.uniform(0.42, 0.54)
-    leg = rng.uniform(0.28, 0.4)
+    leg = rng.uniform(0.36, 0.5)
     neck = leg + tall
     body = [
         box((wide, tall, deep), (0, leg + tall / 2, 0), 0.5),
@@ -297,8 +297,8 @@ def trophy(rng: Random) -> Roles:
     reach = rng.uniform(0.2, 0.28)
     level = foot + tall * 0.62
     ears = [
-        tube(arc((wide * 0.88, level, 0), (reach, tall * 0.26), -100, 100), 0.065),
-        tube(arc((-wide * 0.88, level, 0), (reach, tall * 0.26), 80, 280), 0.065),
+        tube(arc((wide * 0.88, level, 0), (reach, tall * 0.26), -100, 80), 0.065),
+        tube(arc((-wide * 0.88, level, 0), (reach, tall * 0.26), 100, 280), 0.065),
     ]
     return {"body": cup, "part": join([*base, *ears])}
 
