@@ -13,7 +13,7 @@ URI_PREFIX = "miniature:"
 
 
 class MiniatureSource:
-    """`count` objects drawn with `seed`, captioned with `detail` (see `models.miniature.world.caption`).
+    """`count` objects drawn with `seed`, captioned in `caption_detail` (see `models.miniature.world.caption`).
 
     Attributes hold the spec of the object and its caption in full detail: the ground truth, whatever the caption
     leaves open.
@@ -21,11 +21,11 @@ class MiniatureSource:
 
     name = "miniature"
 
-    def __init__(self, count: int, seed: int, detail: str, licences: Collection[str]) -> None:
+    def __init__(self, count: int, seed: int, caption_detail: str, licences: Collection[str] = (LICENCE,)) -> None:
         if count < 1:
             raise SourceError(f"assets.count is {count}; the miniature's world has no end, so name a number of objects")
         self._allowed = LICENCE in allow_list(licences)
-        self._assets = [_describe(spec, detail) for spec in sample_specs(count, seed)]
+        self._assets = [_describe(spec, caption_detail) for spec in sample_specs(count, seed)]
 
     def candidates(self) -> list[AssetCandidate]:
         return list(self._assets) if self._allowed else []
