@@ -37,8 +37,13 @@ def mug(rng: Random) -> Roles:
     body = revolve(
         [(0, 0), (lower, 0), (upper, height), (upper - wall, height), (lower - wall, 0.08), (0, 0.08)], height / 2
     )
-    reach = rng.uniform(0.3, 0.42)
-    handle = tube(arc((lower * 0.45 + upper * 0.5, height / 2, 0), (reach, height * 0.33), -95, 95), 0.085)
+    reach, swing = rng.uniform(0.3, 0.42), height * 0.3
+    curve = arc(((lower + upper) / 2, height / 2, 0), (reach, swing), -72, 72)
+    ends = [
+        (lower + (upper - lower) * share - 0.02, height / 2 + side * swing, 0.0)
+        for side, share in ((-1, 0.2), (1, 0.8))
+    ]
+    handle = tube([ends[0], *curve, ends[1]], 0.085)
     return {"body": body, "part": handle}
 
 
@@ -149,12 +154,12 @@ def plane(rng: Random) -> Roles:
     fuselage = revolve([*profile, (0, long)], 0.6).moved((0, 0, -long / 2), (90, 0, 0))
     span, chord, sweep = rng.uniform(0.75, 0.95), rng.uniform(0.44, 0.56), rng.uniform(0.05, 0.3)
     wings = [
-        prism([(0, 0.12), (0, 0.12 + chord), (-span, 0.12 - sweep + chord * 0.6), (-span, 0.12 - sweep)], 0.12).moved(
-            turn=(90, 0, 0)
-        ),
-        prism([(0, 0.12), (span, 0.12 - sweep), (span, 0.12 - sweep + chord * 0.6), (0, 0.12 + chord)], 0.12).moved(
-            turn=(90, 0, 0)
-        ),
+        prism(
+            [(0.02, 0.12), (0.02, 0.12 + chord), (-span, 0.12 - sweep + chord * 0.6), (-span, 0.12 - sweep)], 0.12
+        ).moved(turn=(90, 0, 0)),
+        prism(
+            [(-0.02, 0.12), (span, 0.12 - sweep), (span, 0.12 - sweep + chord * 0.6), (-0.02, 0.12 + chord)], 0.12
+        ).moved(turn=(90, 0, 0)),
     ]
     tail = -long / 2
     fins = [
@@ -177,9 +182,9 @@ def rocket(rng: Random) -> Roles:
 def hat(rng: Random) -> Roles:
     brim, crown, tall = rng.uniform(0.75, 0.95), rng.uniform(0.42, 0.5), rng.uniform(0.55, 0.95)
     taper = rng.uniform(0.8, 1.0)
-    top = revolve([(crown, 0), (crown * taper, tall), (crown * taper * 0.6, tall + 0.05), (0, tall)], tall / 1.5).moved(
-        (0, 0.05, 0)
-    )
+    top = revolve(
+        [(0, 0), (crown, 0), (crown * taper, tall), (crown * taper * 0.6, tall + 0.05), (0, tall)], tall / 1.5
+    ).moved((0, 0.05, 0))
     rim = revolve([(0, 0), (brim, 0.03), (brim, 0.09), (crown, 0.09), (0, 0.09)])
     return {"body": top, "part": rim}
 

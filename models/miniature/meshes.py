@@ -187,7 +187,7 @@ def tube(path: Sequence[Point], radius: float, around: int = 10) -> Piece:
     )
     ends = []
     for ring, normal, reverse in ((vertices[0], -tangent[0], False), (vertices[-1], tangent[-1], True)):
-        corner = np.arange(1, around)
+        corner = np.arange(1, around - 1)
         fan = np.stack([np.zeros_like(corner), corner, corner + 1], 1)
         ends.append(
             Piece(ring, np.tile(normal, (around + 1, 1)), np.zeros((around + 1, 2)), fan[:, ::-1] if reverse else fan)

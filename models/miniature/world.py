@@ -48,6 +48,8 @@ _TOO_CLOSE = frozenset(
         ("purple", "black"),
         ("cyan", "white"),
         ("pink", "purple"),
+        ("red", "purple"),
+        ("orange", "pink"),
     )
 )
 COLOUR_PAIRS: tuple[tuple[str, str], ...] = tuple(
