@@ -1,0 +1,258 @@
+"""Mesh files to scenes in a unit box. Bad input raises MeshError with a reason; nothing else is ever read."""
+
+import io
+import json
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import trimesh
+from PIL import Image
+from trimesh.resolvers import Resolver
+
+FILE_TYPES = ("glb", "gltf", "obj", "ply")
+MAX_FACES = 2_000_000
+_READ_EXTENSIONS = frozenset(
+    {"KHR_materials_unlit", "KHR_materials_pbrSpecularGlossiness", "KHR_materials_specular", "KHR_materials_ior"}
+    | {"KHR_materials_emissive_strength", "KHR_materials_clearcoat", "KHR_materials_sheen", "KHR_mesh_quantization"}
+    | {"KHR_materials_transmission", "KHR_materials_volume", "KHR_lights_punctual", "EXT_texture_webp"}
+)
+_JSON_CHUNK, _BINARY_CHUNK = 0x4E4F534A, 0x004E4942
+
+
+class MeshError(Exception):
+    """A mesh that cannot be rendered.
+
+    `reason` is a code to group by: file_type (not one of FILE_TYPES), corrupt (cut short or malformed),
+    external_files (refers to files beside it), unsupported (needs a glTF extension that is not read), bad_texture
+    (an image that does not decode), empty (no geometry in the scene), no_faces (points or lines only), not_finite
+    (NaN or infinite vertices), degenerate (no extent, or no face with an area), too_large (too many faces).
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+class _RefuseFiles(Resolver):
+    """Answers every request of a loader for another file with a refusal, and remembers the first."""
+
+    def __init__(self) -> None:
+        self.asked: str | None = None
+
+    def get(self, key: str) -> bytes:
+        self.asked = self.asked or str(key)
+        raise MeshError("external_files", f"the mesh refers to {key!r}; only self-contained files are read")
+
+    def keys(self) -> list[str]:
+        return []
+
+    def namespaced(self, namespace: str) -> "_RefuseFiles":
+        return self
+
+    def write(self, name: str, data: bytes) -> None:
+        raise NotImplementedError("files are only read")
+
+
+def load_mesh(data: bytes, file_type: str, max_faces: int = MAX_FACES) -> trimesh.Scene:
+    """The mesh as a flat scene, centred, its longest side 1, without touching the file system or the network.
+
+    One geometry per instance in the file, with the node transforms applied, named "0000", "0001" ... in the order of
+    node names; vertex and face colours of OBJ and PLY, which are sRGB, are turned linear as in glTF.
+    `file_type` is one of FILE_TYPES. Raises MeshError and nothing else.
+    """
+    kind = file_type.lower().lstrip(".")
+    if kind not in FILE_TYPES:
+        raise MeshError("file_type", f"{file_type!r} is not read; read are {', '.join(FILE_TYPES)}")
+    if kind in ("glb", "gltf"):
+        _check_gltf(data, kind, max_faces)
+    parts = list(_instances(_parse(data, kind), max_faces))
+    if not parts:
+        raise MeshError("empty", "the scene shows no geometry")
+    meshes = [part for part in parts if isinstance(part, trimesh.Trimesh) and len(part.faces)]
+    if not meshes:
+        kinds = ", ".join(sorted({type(part).__name__ for part in parts}))
+        raise MeshError("no_faces", f"the scene holds no triangle, only {kinds}")
+    if kind in ("obj", "ply"):
+        for mesh in meshes:
+            _linearise_colours(mesh)
+    _normalise(meshes)
+    return trimesh.Scene({f"{index:04d}": mesh for index, mesh in enumerate(meshes)})
+
+
+def bounding_radius(scene: trimesh.Scene) -> float:
+    """Radius of the sphere about the origin that holds the scene: what a camera's distance is chosen by."""
+    return max(
+        float(np.linalg.norm(mesh.vertices[np.unique(mesh.faces)], axis=1).max()) for mesh in scene.geometry.values()
+    )
+
+
+def _parse(data: bytes, kind: str) -> trimesh.Scene:
+    resolver = _RefuseFiles()
+    try:
+        scene = trimesh.load_scene(io.BytesIO(data), file_type=kind, resolver=resolver, process=False)
+    except MeshError:
+        raise
+    except Exception as error:
+        # The loaders raise anything from KeyError to struct.error on a malformed file.
+        raise MeshError("corrupt", f"{type(error).__name__}: {error}") from error
+    if resolver.asked is not None:
+        raise MeshError("external_files", f"the mesh refers to {resolver.asked!r}; embed it")
+    return scene
+
+
+def _instances(scene: trimesh.Scene, max_faces: int) -> Iterator[Any]:
+    """Copies of the geometries in world coordinates; MeshError too_large before anything is copied."""
+    try:
+        nodes = [(name, *scene.graph[name]) for name in sorted(scene.graph.nodes_geometry, key=str)]
+        faces = sum(len(getattr(scene.geometry[key], "faces", ())) for _, _, key in nodes)
+    except (KeyError, ValueError, IndexError) as error:
+        raise MeshError("corrupt", f"broken scene graph: {type(error).__name__}: {error}") from error
+    if faces > max_faces:
+        raise MeshError("too_large", f"{faces} faces; at most {max_faces} are read")
+    for name, transform, key in nodes:
+        geometry = scene.geometry[key]
+        if not len(getattr(geometry, "vertices", ())):
+            continue
+        if not np.isfinite(transform).all():
+            raise MeshError("not_finite", f"the transform of node {name!r} is not finite")
+        if isinstance(geometry, trimesh.Trimesh):
+            _check_arrays(geometry, str(key))
+            geometry = geometry.copy()
+            geometry.apply_transform(transform)
+        yield geometry
+
+
+def _check_arrays(mesh: trimesh.Trimesh, name: str) -> None:
+    if not len(mesh.faces):
+        return
+    if not np.isfinite(mesh.vertices).all():
+        bad = int((~np.isfinite(mesh.vertices)).any(axis=1).sum())
+        raise MeshError("not_finite", f"{bad} of {len(mesh.vertices)} vertices of {name!r} are NaN or infinite")
+    lowest, highest = int(mesh.faces.min()), int(mesh.faces.max())
+    if lowest < 0 or highest >= len(mesh.vertices):
+        wrong = lowest if lowest < 0 else highest
+        raise MeshError("corrupt", f"a face of {name!r} uses vertex {wrong} of {len(mesh.vertices)}")
+
+
+def _normalise(meshes: list[trimesh.Trimesh]) -> None:
+    """Centre and scale in place. Vertices that no face uses do not count."""
+    used = [mesh.vertices[np.unique(mesh.faces)] for mesh in meshes]
+    low = np.min([vertices.min(axis=0) for vertices in used], axis=0)
+    high = np.max([vertices.max(axis=0) for vertices in used], axis=0)
+    longest = float((high - low).max())
+    if not np.isfinite(longest):
+        raise MeshError("not_finite", f"the extent {longest} of the scene is not finite")
+    # Below 1e-6 of the offset, float32 positions, which mesh files store, hold no shape.
+    if longest <= 1e-6 * float(np.abs([low, high]).max()) or longest < 1e-30:
+        raise MeshError("degenerate", f"the longest side is {longest:g}: all vertices coincide")
+    matrix = np.eye(4)
+    matrix[:3, :3] /= longest
+    matrix[:3, 3] = -(low + high) / 2 / longest
+    for mesh in meshes:
+        # A uniform scale and a shift leave normals as they are, which apply_transform knows.
+        mesh.apply_transform(matrix)
+    if not any(_has_area(mesh) for mesh in meshes):
+        raise MeshError("degenerate", "no face has an area")
+
+
+def _has_area(mesh: trimesh.Trimesh) -> bool:
+    a, b, c = (mesh.vertices[mesh.faces[:, corner]] for corner in range(3))
+    return bool((np.linalg.norm(np.cross(b - a, c - a), axis=1) > 1e-12).any())
+
+
+def _linearise_colours(mesh: trimesh.Trimesh) -> None:
+    if mesh.visual.kind == "vertex":
+        mesh.visual.vertex_colors = _srgb_to_linear8(mesh.visual.vertex_colors)
+    elif mesh.visual.kind == "face":
+        mesh.visual.face_colors = _srgb_to_linear8(mesh.visual.face_colors)
+
+
+def _srgb_to_linear8(colours: np.ndarray) -> np.ndarray:
+    value = colours[:, :3] / 255.0
+    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    return np.concatenate([np.round(linear * 255).astype(np.uint8), colours[:, 3:]], axis=1)
+
+
+def _check_gltf(data: bytes, kind: str, max_faces: int) -> None:
+    """What trimesh would pass over in silence, or allocate memory for, before it is asked to parse."""
+    tree, binary = _glb_chunks(data) if kind == "glb" else (_json(data), b"")
+    try:
+        needed = set(tree.get("extensionsRequired") or ()) - _READ_EXTENSIONS
+        if needed:
+            raise MeshError("unsupported", f"needs {', '.join(sorted(needed))}; convert it without")
+        for entry in [*tree.get("buffers", []), *tree.get("images", [])]:
+            uri = entry.get("uri")
+            if uri is not None and not uri.startswith("data:"):
+                raise MeshError("external_files", f"the mesh refers to {uri!r}; embed it")
+        _check_counts(tree, len(data), max_faces)
+        _check_images(tree, binary)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise MeshError("corrupt", f"malformed glTF: {type(error).__name__}: {error}") from error
+
+
+def _check_counts(tree: dict[str, Any], file_size: int, max_faces: int) -> None:
+    """Refuse, from the header alone, counts that no file of this size can hold or that exceed the face limit."""
+    accessors = tree.get("accessors", [])
+    for mesh in tree.get("meshes", []):
+        for primitive in mesh["primitives"]:
+            used = primitive.get("indices", primitive["attributes"].get("POSITION"))
+            # One face to three indices in mode 4 (triangles), to nearly every index in mode 5 (strip).
+            per_face = {4: 3, 5: 1}.get(primitive.get("mode", 4))
+            if used is None or per_face is None:
+                continue
+            faces = accessors[used]["count"] // per_face
+            if faces > max_faces:
+                raise MeshError("too_large", f"{faces} faces in one primitive; at most {max_faces} are read")
+    for index, accessor in enumerate(accessors):
+        # Without a buffer view an accessor is all zeros, of any length, for a few bytes of JSON.
+        if "bufferView" not in accessor and accessor["count"] > 64 * file_size:
+            raise MeshError("corrupt", f"accessor {index} has {accessor['count']} items in {file_size} bytes of file")
+
+
+def _glb_chunks(data: bytes) -> tuple[dict[str, Any], bytes]:
+    if len(data) < 20 or data[:4] != b"glTF":
+        raise MeshError("corrupt", f"starts with {data[:4]!r}, not b'glTF'")
+    version, length, json_length, chunk = struct.unpack_from("<IIII", data, 4)
+    if version != 2:
+        raise MeshError("corrupt", f"GLB version {version}; version 2 is read")
+    if length > len(data) or 20 + json_length > len(data):
+        raise MeshError("corrupt", f"cut short: {len(data)} bytes of {max(length, 20 + json_length)}")
+    if chunk != _JSON_CHUNK:
+        raise MeshError("corrupt", f"the first chunk is {chunk:#x}, not JSON")
+    tree, start, binary = _json(data[20 : 20 + json_length]), 20 + json_length, b""
+    if start + 8 <= len(data):
+        binary_length, kind = struct.unpack_from("<II", data, start)
+        if kind == _BINARY_CHUNK:
+            binary = data[start + 8 : start + 8 + binary_length]
+    return tree, binary
+
+
+def _json(data: bytes) -> dict[str, Any]:
+    try:
+        tree = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise MeshError("corrupt", f"its JSON cannot be read: {error}") from error
+    if not isinstance(tree, dict):
+        raise MeshError("corrupt", f"its JSON is a {type(tree).__name__}, not an object")
+    return tree
+
+
+def _check_images(tree: dict[str, Any], binary: bytes) -> None:
+    """Every embedded image in the GLB's own buffer must be one that Pillow opens; trimesh would drop it silently."""
+    for index, image in enumerate(tree.get("images", [])):
+        if "bufferView" not in image:
+            continue
+        view = tree["bufferViews"][image["bufferView"]]
+        if view.get("buffer", 0) != 0 or not binary:
+            continue
+        start = view.get("byteOffset", 0)
+        try:
+            with Image.open(io.BytesIO(binary[start : start + view["byteLength"]])) as opened:
+                opened.load()
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise MeshError("bad_texture", f"image {index} ({image.get('mimeType')}): {error}") from error
