@@ -1,0 +1,104 @@
+"""Model folders of the real classes with tiny random weights, as a hub or a training run would leave them."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    BitImageProcessorPil,
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    PreTrainedTokenizerFast,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+    SegformerImageProcessorPil,
+)
+
+from configs.schema import ModelRef
+from models.registry import folder_digest
+from models.scorers.quality import QualityHead, save_quality_head
+
+WORDS = ["a", "red", "blue", "green", "mug", "chair", "ball", "on", "the", "beach", "in", "snow", "next", "to"]
+SPECIAL = ["<pad>", "<start>", "<end>", "<unknown>"]
+LAYERS = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+EMBEDDING = 12
+
+
+def ref_of(folder: Path, architecture: str) -> ModelRef:
+    return ModelRef(
+        name=f"tiny-{folder.name}",
+        architecture=architecture,
+        source=f"folder:{folder}",
+        revision=folder_digest(folder),
+        licence="Apache-2.0",
+    )
+
+
+def clip_folder(folder: Path, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
+    text = {**LAYERS, "vocab_size": len(SPECIAL) + len(WORDS), "max_position_embeddings": 16}
+    config = CLIPConfig(
+        text_config={**text, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": SPECIAL.index("<end>")},
+        vision_config={**LAYERS, "image_size": 32, "patch_size": 8},
+        projection_dim=EMBEDDING,
+    )
+    CLIPModel(config).save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=32).save_pretrained(folder)
+    _tokenizer().save_pretrained(folder)
+    return folder
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    vocabulary = {word: number for number, word in enumerate([*SPECIAL, *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<start> $A <end>", special_tokens=[("<start>", 1), ("<end>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<start>",
+        eos_token="<end>",
+        unk_token="<unknown>",
+        model_max_length=16,
+    )
+
+
+def identity_folder(folder: Path, registers: bool = False, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 7}
+    if registers:
+        model = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**size, num_register_tokens=4))
+    else:
+        model = Dinov2Model(Dinov2Config(**size))
+    model.save_pretrained(folder)
+    BitImageProcessorPil(size={"shortest_edge": 32}, crop_size=28).save_pretrained(folder)
+    return folder
+
+
+def quality_folder(folder: Path, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
+    save_quality_head(QualityHead(EMBEDDING, hidden=(8,), activation="relu"), folder)
+    return folder
+
+
+def segmenter_folder(folder: Path, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
+    config = SegformerConfig(
+        depths=[1, 1, 1, 1],
+        hidden_sizes=[8, 16, 24, 32],
+        num_attention_heads=[1, 1, 2, 2],
+        decoder_hidden_size=16,
+        id2label={0: "background", 1: "object"},
+        label2id={"background": 0, "object": 1},
+    )
+    SegformerForSemanticSegmentation(config).save_pretrained(folder)
+    SegformerImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
