@@ -145,7 +145,7 @@ class FluxModel:
     @torch.no_grad()
     def _encode(self, pixels_b3hw: Tensor) -> Tensor:
         self.token_grid(*pixels_b3hw.shape[-2:])
-        latents = self.vae.encode(pixels_b3hw.to(self.device, self.vae.dtype)).latent_dist.mode().float()
+        latents = self.vae.encode(pixels_b3hw.contiguous().to(self.device, self.vae.dtype)).latent_dist.mode().float()
         shift, scale = self._latent_statistics()
         return pack((latents - shift) * scale)
 
