@@ -179,7 +179,15 @@ def with_article(noun_phrase: str) -> str:
     first = noun_phrase.split()[0].lower()
     if first in _ARTICLES or first[0].isdecimal() or first in _NUMBERS:
         return noun_phrase
-    return f"{'an' if first[0] in 'aeiou' else 'a'} {noun_phrase}"
+    return f"{article_for(first)} {noun_phrase}"
+
+
+def article_for(word: str) -> str:
+    """ "a" or "an" before this word, by its first sound as far as spelling tells it ("a unicorn", "an hour")."""
+    spelled = word.lower()
+    if re.match(r"eu|one\b|once\b|u(?:ni(?![nm])|s[aeiu]|tensil|k)", spelled):
+        return "a"
+    return "an" if re.match(r"[aeiou]|hour|honest|heir", spelled) else "a"
 
 
 def head_noun(caption: str) -> str:

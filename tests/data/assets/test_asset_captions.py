@@ -4,6 +4,7 @@ import pytest
 
 from data.assets.base import SourceError
 from data.assets.captions import (
+    article_for,
     caption_from_name,
     head_noun,
     read_cap3d,
@@ -124,6 +125,13 @@ def test_caption_from_name(stem: str, caption: str) -> None:
 
 def test_with_article() -> None:
     assert [with_article(text) for text in ("owl", "mug", "a mug", "3 mugs")] == ["an owl", "a mug", "a mug", "3 mugs"]
+
+
+def test_article_follows_the_sound() -> None:
+    an = "owl umbrella hour honest urn unusual uninteresting upright onion heirloom"
+    a = "mug unicorn uniform useful usual euro one utensil ukulele house union"
+    assert {article_for(word) for word in an.split()} == {"an"}
+    assert {article_for(word) for word in a.split()} == {"a"}
 
 
 @pytest.mark.parametrize(

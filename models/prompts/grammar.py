@@ -1,0 +1,128 @@
+"""The writer of the miniature: object caption + scene phrase, in the words its networks were trained on.
+
+It works for any noun phrase ("a yellow duck" -> "a yellow duck next to a red ball on a beach").
+"""
+
+import hashlib
+import itertools
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from data.assets.captions import head_noun, with_article
+from models.miniature.scenes import OTHER_OBJECTS, SCENES, full_caption
+from models.miniature.world import CATEGORIES, COLOURS, PATTERNS
+from models.prompts.writer import KINDS, Draft
+
+_CHOICES = 4
+
+
+class GrammarWriter:
+    """Drafts in an order that the seed fixes, spread over scenes, other objects and colours.
+
+    A kind has finitely many captions (as many as scenes; scenes x other objects; scenes x colours), and `write`
+    returns fewer than asked when they are used up. `property` captions change the colour: they name the object by
+    its category and give it a colour that neither its caption nor its attributes mention.
+    """
+
+    name = "grammar"
+
+    def write(
+        self, object_caption: str, category: str, kind: str, n: int, seed: int, attributes: Mapping[str, Any]
+    ) -> list[Draft]:
+        """ValueError for a kind not in `models.prompts.writer.KINDS`."""
+        phrase = _noun_phrase(object_caption)
+        if kind in ("scene", "background"):
+            return [_draft(phrase, category, scene) for (scene,) in spread([SCENES], n, seed)]
+        if kind == "other_object":
+            others = [other for other in OTHER_OBJECTS if head_noun(other) not in (category, head_noun(phrase))]
+            pairs = spread([others, SCENES], n, seed)
+            return [_draft(phrase, category, scene, other) for other, scene in pairs]
+        if kind == "property":
+            shown = f"{phrase} {' '.join(map(str, attributes.values()))}"
+            colours = [colour for colour in COLOURS if not re.search(rf"\b{colour}\b", shown, re.IGNORECASE)]
+            noun = category or head_noun(phrase)
+            return [_recoloured(noun, scene, colour, colours) for colour, scene in spread([colours, SCENES], n, seed)]
+        raise ValueError(f"caption kind {kind!r}; choose one of {', '.join(KINDS)}")
+
+
+def spread(axes: Sequence[Sequence[str]], n: int, seed: int) -> list[tuple[str, ...]]:
+    """Up to `n` distinct combinations of one value per axis; no value comes twice while some are unused on every axis.
+
+    Among combinations whose values are equally little used, the sha256 of seed and combination decides, so that
+    nothing depends on a library's random stream.
+    """
+
+    def rank(combination: tuple[str, ...]) -> str:
+        return hashlib.sha256(f"{seed}/{'/'.join(combination)}".encode()).hexdigest()
+
+    left = sorted(itertools.product(*axes), key=rank)
+    used: Counter[tuple[int, str]] = Counter()
+    chosen: list[tuple[str, ...]] = []
+    while left and len(chosen) < n:
+        best = min(left, key=lambda combination: sum(used[place] for place in enumerate(combination)))
+        left.remove(best)
+        used.update(enumerate(best))
+        chosen.append(best)
+    return chosen
+
+
+def _noun_phrase(object_caption: str) -> str:
+    """The first sentence of a caption as part of a longer one: no full stop, no capital article."""
+    first = re.split(r"\.(?:\s+|$)", object_caption.strip(), maxsplit=1)[0].strip()
+    return re.sub(r"^(?:An?|The)\b", lambda article: article[0].lower(), first)
+
+
+def _draft(phrase: str, category: str, scene: str, other: str | None = None) -> Draft:
+    text = full_caption(phrase, scene, other)
+    facts = [_fact("where is it", text, scene, SCENES, lambda name: full_caption(phrase, name, other))]
+    if other is not None:
+        facts.append(
+            _fact("what is next to it", text, other, OTHER_OBJECTS, lambda name: full_caption(phrase, scene, name))
+        )
+    for question, options in (("what is it", CATEGORIES), ("what pattern has it", PATTERNS)):
+        named = [option for option in options if re.search(rf"\b{option}\b", phrase)]
+        if len(named) == 1 and (options is PATTERNS or named == [category]):
+            facts.append(
+                _fact(
+                    question,
+                    text,
+                    named[0],
+                    options,
+                    lambda name, word=named[0]: full_caption(_with_word(phrase, word, name), scene, other),
+                )
+            )
+    return Draft(text, tuple(facts))
+
+
+def _recoloured(noun: str, scene: str, colour: str, colours: Sequence[str]) -> Draft:
+    def caption(shade: str) -> str:
+        return full_caption(with_article(f"{shade} {noun}"), scene)
+
+    text = caption(colour)
+    facts = [
+        _fact("what colour is it", text, colour, colours, caption),
+        _fact("where is it", text, scene, SCENES, lambda name: full_caption(with_article(f"{colour} {noun}"), name)),
+    ]
+    return Draft(text, tuple(facts))
+
+
+def _with_word(phrase: str, word: str, other: str) -> str:
+    """`phrase` with `other` in place of `word`, and the article before it put right."""
+    replaced = re.sub(rf"\b{word}\b", other, phrase, count=1)
+    bare = re.sub(r"^an?\s+", "", replaced)
+    return with_article(bare) if bare != replaced else replaced
+
+
+def _fact(
+    question: str, key: str, answer: str, options: Sequence[str], caption: Callable[[str], str]
+) -> dict[str, Any]:
+    """A question of four captions, or fewer if there are fewer options; which ones and their order depend on `key`."""
+
+    def rank(option: str) -> str:
+        return hashlib.sha256(f"{question}/{key}/{option}".encode()).hexdigest()
+
+    wrong = sorted((option for option in options if option != answer), key=rank)[: _CHOICES - 1]
+    choices = sorted([answer, *wrong], key=rank)
+    return {"question": question, "choices": [caption(option) for option in choices], "answer": caption(answer)}
