@@ -41,12 +41,10 @@ class ReferenceKeys:
     values: dict[str, Tensor]
     visible: Tensor | None
 
-    def repeat(self, times: int) -> "ReferenceKeys":
-        """The same for a batch of `times` copies of this one, one after the other."""
-        keys, values = (
-            {name: kept.repeat(times, 1, 1, 1) for name, kept in part.items()} for part in (self.keys, self.values)
-        )
-        return ReferenceKeys(keys, values, None if self.visible is None else self.visible.repeat(times, 1))
+    def select(self, rows: Tensor) -> "ReferenceKeys":
+        """Those of the samples `rows` (N,) int64; a row may come several times, as for several guidance branches."""
+        keys, values = ({name: kept[rows] for name, kept in part.items()} for part in (self.keys, self.values))
+        return ReferenceKeys(keys, values, None if self.visible is None else self.visible[rows])
 
 
 class ReferenceProcessor:

@@ -1,0 +1,135 @@
+"""What every customization model takes and gives; a base model is one implementation of `Customizer`."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from configs.schema import ModelRef
+from models.registry import DTYPES, ModelError, locate
+
+LOADERS = {"flux": "models.flux.customizer:FluxCustomizer.from_pretrained"}
+"""Architecture -> `module:function(folder, device, dtype)` of its customization model; imported when first used."""
+
+Features = Mapping[str, Tensor]
+"""What a model computes once from an image or a prompt and keeps: named tensors without a batch dimension."""
+
+
+@dataclass(frozen=True)
+class CustomizeRequest:
+    """One image to make. Raises ValueError for an impossible seed."""
+
+    prompt: str
+    seed: int
+    references: tuple[np.ndarray, ...] = ()
+    """uint8 (H, W, 3) images of the object; none: what the model makes of the text alone."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed {self.seed} is out of range; allowed: 0 to 2**63 - 1")
+        for image in self.references:
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise ValueError(f"a reference is {image.dtype} {image.shape}; allowed: uint8 (H, W, 3)")
+
+
+@dataclass(frozen=True)
+class CustomizeSettings:
+    """How images are sampled. Raises ValueError naming the value and what is allowed."""
+
+    height: int
+    width: int
+    steps: int = 30
+    guidance_scale: float = 3.5
+    """Embedded (distilled) guidance; a model without guidance embeddings ignores it."""
+    image_scale: float = 1.0
+    """s_I of thesis Eq. 5.4."""
+    text_scale: float = 1.5
+    """s_c of thesis Eq. 5.4; without references the scale of plain text guidance."""
+    guidance: Literal["normalised", "plain"] = "normalised"
+    """normalised: Eq. 5.4; plain: the same without normalising the two guidance vectors."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("height", 1, 8192),
+            ("width", 1, 8192),
+            ("steps", 1, 1000),
+            ("guidance_scale", 0, 100),
+            ("image_scale", 0, 100),
+            ("text_scale", 0, 100),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name} is {value!r}; allowed: {low} to {high}")
+        if self.guidance not in ("normalised", "plain"):
+            raise ValueError(f"guidance is {self.guidance!r}; allowed: normalised, plain")
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """What one training step needs, one entry per sample; an empty tuple of references is a dropped image condition."""
+
+    targets: Sequence[Features]
+    texts: Sequence[Features]
+    references: Sequence[Sequence[Features]]
+
+
+class Customizer(Protocol):
+    """A loaded text-to-image model with (after `add_adapter` or `load_adapter`) an adapter that reads references."""
+
+    def generate_many(self, requests: Sequence[CustomizeRequest], settings: CustomizeSettings) -> list[np.ndarray]:
+        """uint8 (height, width, 3) for every request, denoised as one batch; ValueError for what cannot be made."""
+
+    def without_adapter(self) -> AbstractContextManager[None]:
+        """Inside, the model is the base model."""
+
+    def image_features(self, images: Sequence[np.ndarray]) -> list[Features]:
+        """Clean latents of uint8 images (H, W, 3) of one size."""
+
+    def text_features(self, prompts: Sequence[str]) -> list[Features]: ...
+
+    def add_adapter(self, rank: int, targets: str, seed: int) -> None:
+        """A fresh trainable adapter that changes nothing yet."""
+
+    def adapter_parameters(self) -> dict[str, nn.Parameter]: ...
+
+    def adapter_state(self) -> dict[str, Tensor]: ...
+
+    def set_adapter_state(self, state: dict[str, Tensor]) -> None: ...
+
+    def adapter_file(self, metadata: dict[str, str]) -> bytes:
+        """The adapter as a file for publication, `metadata` in its header."""
+
+    def load_adapter(self, file: Path) -> dict[str, str]:
+        """Load such a file for inference; returns its metadata."""
+
+    def losses(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
+        """Loss (B,) float32 of every sample, on the target alone; all randomness from the CPU `generator`."""
+
+
+def load_customizer(ref: ModelRef, device: str, dtype: str, references: Literal["separate", "joint"]) -> Customizer:
+    """A customization model of the caller's own, without adapter, on the pinned base model `ref`.
+
+    ModelError if it cannot be loaded or if no customization model is known for its architecture.
+    """
+    if ref.architecture not in LOADERS:
+        raise ModelError(
+            f"model {ref.name}: architecture {ref.architecture!r} cannot be customized; known: {', '.join(LOADERS)}"
+        )
+    if dtype not in DTYPES:
+        raise ModelError(f"model {ref.name}: dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
+    folder = locate(ref)
+    module, _, attribute = LOADERS[ref.architecture].partition(":")
+    loader: Any = reduce(getattr, attribute.split("."), importlib.import_module(module))
+    try:
+        customizer = loader(folder, device, DTYPES[dtype])
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"model {ref.name}: {folder} cannot be loaded as {ref.architecture}: {error}") from error
+    customizer.references = references
+    return customizer

@@ -1,0 +1,279 @@
+"""Customization with FLUX (Ours-12B, method.md 5): reference images in attention, LoRA, flow loss, dual guidance."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers.configuration_utils import FrozenDict
+from torch import Tensor, nn
+
+from models.customizer import CustomizeRequest, CustomizeSettings, Features, TrainingBatch
+from models.flux import lora
+from models.flux.layout import image_ids, pack, text_ids
+from models.flux.model import FluxModel, TextEmbeddings
+from models.flux.reference import Reference, ReferenceKeys, install, reference_keys, row_offsets
+from models.flux.sampling import denoise, initial_noise, resolution_shift, schedule
+from models.guidance import normalised_dual_guidance, plain_dual_guidance, text_guidance
+
+TRAINING_GUIDANCE = 1.0
+"""Embedded guidance while training, as in the authors' release; and of references at any time, so that it is one."""
+
+
+@dataclass(frozen=True)
+class JointReferences:
+    """References as part of the target's own sequence: tokens (B, R, in_channels), ids (R, 3), visible (B, R) bool."""
+
+    tokens: Tensor
+    ids: Tensor
+    visible: Tensor | None
+
+    def select(self, rows: Tensor) -> "JointReferences":
+        """Those of the samples `rows` (N,) int64."""
+        return JointReferences(self.tokens[rows], self.ids, None if self.visible is None else self.visible[rows])
+
+
+Prepared = ReferenceKeys | JointReferences
+
+
+class FluxCustomizer(FluxModel):
+    """A `Customizer` on any FLUX folder; it installs its own attention processors in the transformer.
+
+    `references` is the form they enter in: "separate" (default) or the release's "joint" (method.md 5).
+    A depth-conditioned transformer gets the blank condition, an encoded black image, for target and references alike.
+    """
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(**parts)
+        install(self.transformer)
+        self.references: Literal["separate", "joint"] = "separate"
+        self._blank: dict[tuple[int, int], Tensor] = {}
+
+    def add_adapter(self, rank: int, targets: Literal["attention", "attention_feedforward"], seed: int) -> None:
+        lora.add_lora(self.transformer, rank, targets, seed)
+
+    def adapter_parameters(self) -> dict[str, nn.Parameter]:
+        return lora.lora_parameters(self.transformer)
+
+    def adapter_state(self) -> dict[str, Tensor]:
+        return lora.lora_state(self.transformer)
+
+    def set_adapter_state(self, state: dict[str, Tensor]) -> None:
+        lora.set_lora_state(self.transformer, state)
+
+    def adapter_file(self, metadata: dict[str, str]) -> bytes:
+        return lora.lora_file(self.transformer, metadata)
+
+    def load_adapter(self, file: Path) -> dict[str, str]:
+        return lora.load_lora(self.transformer, file)
+
+    @contextmanager
+    def without_adapter(self) -> Iterator[None]:
+        """Inside, the model is the base model; also when it has no adapter."""
+        if not getattr(self.transformer, "peft_config", None):
+            yield
+            return
+        self.transformer.disable_adapters()
+        try:
+            yield
+        finally:
+            self.transformer.enable_adapters()
+
+    @torch.no_grad()
+    def image_features(self, images: Sequence[np.ndarray]) -> list[Features]:
+        """{"tokens": (N, 4C) clean, "grid": (2,) rows and columns} per uint8 (H, W, 3) image, all of one size."""
+        tokens = self.encode_images(np.stack(images)).cpu()
+        grid = torch.tensor(self.token_grid(*images[0].shape[:2]))
+        return [{"tokens": own, "grid": grid} for own in tokens]
+
+    @torch.no_grad()
+    def text_features(self, prompts: Sequence[str]) -> list[Features]:
+        """{"sequence": (T, C), "pooled": (P,)} per prompt."""
+        text = self.encode_prompts(prompts)
+        pairs = zip(text.sequence.cpu(), text.pooled.cpu(), strict=True)
+        return [{"sequence": sequence, "pooled": pooled} for sequence, pooled in pairs]
+
+    @cached_property
+    def _no_text(self) -> TextEmbeddings:
+        """The empty prompt, a batch of one."""
+        return self.encode_prompts([""])
+
+    def _text(self, features: Sequence[Features]) -> TextEmbeddings:
+        sequence, pooled = (torch.stack([own[name] for own in features]) for name in ("sequence", "pooled"))
+        return TextEmbeddings(sequence.to(self.device, self.dtype), pooled.to(self.device, self.dtype))
+
+    def prepare(self, references: Sequence[Sequence[Features]], grid: tuple[int, int]) -> Prepared | None:
+        """What the targets of a batch, of `grid` tokens, see of their references; None if there are none at all.
+
+        In the separate form it holds for every step and every guidance branch.
+        """
+        clean = [[self._reference(own) for own in of_sample] for of_sample in references]
+        if not any(clean):
+            return None
+        if self.references == "joint":
+            return _joint(clean, grid)
+        guidance = TRAINING_GUIDANCE if self.transformer.config.guidance_embeds else None
+        return reference_keys(self.transformer, clean, grid[0], self._no_text.pooled, guidance)
+
+    def predict(
+        self,
+        tokens_bnc: Tensor,
+        sigma_b: Tensor,
+        text: TextEmbeddings,
+        references: Prepared | None,
+        grid: tuple[int, int],
+        guidance_scale: float,
+    ) -> Tensor:
+        """The transformer's prediction of noise minus data (B, N, 4C) for noisy target tokens at `sigma_b` (B,)."""
+        batch, count, _ = tokens_bnc.shape
+        hidden = self._conditioned(tokens_bnc, grid)
+        ids = image_ids(*grid, device=self.device)
+        text_tokens = text.sequence.shape[1]
+        attention: dict[str, Any] = {"text_tokens": text_tokens}
+        if isinstance(references, JointReferences):
+            hidden = torch.cat([hidden, references.tokens], dim=1)
+            ids = torch.cat([ids, references.ids])
+            if references.visible is not None:
+                own = references.visible.new_ones(batch, text_tokens + count)
+                attention["attention_mask"] = torch.cat([own, references.visible], dim=1)[:, None, None, :]
+        else:
+            attention["references"] = references
+        guidance = None
+        if self.transformer.config.guidance_embeds:
+            guidance = torch.full((batch,), guidance_scale, device=self.device)
+        return self.transformer(
+            hidden_states=hidden,
+            encoder_hidden_states=text.sequence,
+            pooled_projections=text.pooled,
+            timestep=sigma_b.to(self.device),
+            guidance=guidance,
+            img_ids=ids,
+            txt_ids=text_ids(text_tokens, device=self.device),
+            joint_attention_kwargs=attention,
+            return_dict=False,
+        )[0][:, :count]
+
+    def _reference(self, features: Features) -> Reference:
+        height, width = (int(side) for side in features["grid"])
+        tokens = self._conditioned(features["tokens"][None], (height, width))[0]
+        return Reference(tokens, height, width)
+
+    def _conditioned(self, tokens_bnc: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Tokens as the transformer takes them: with the blank depth condition on channels if it has any."""
+        tokens_bnc = tokens_bnc.to(self.device, self.dtype)
+        if not self.takes_depth:
+            return tokens_bnc
+        if grid not in self._blank:
+            black = np.zeros((1, grid[0] * self.token_pixels, grid[1] * self.token_pixels), np.float32)
+            self._blank[grid] = self.encode_depth(black).to(self.dtype)
+        return torch.cat([tokens_bnc, self._blank[grid].expand(len(tokens_bnc), -1, -1)], dim=-1)
+
+    def losses(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
+        """Flow loss of thesis Eq. 5.3 per sample: mean |v - (eps - x)|^2 over the target's tokens, in float32.
+
+        Noise levels are logit-normal, shifted in time as the base model's scheduler does. Targets are of one size. A
+        bfloat16 model computes under autocast, with its adapter in float32.
+        """
+        grid = tuple(int(side) for side in batch.targets[0]["grid"])
+        clean = torch.stack([own["tokens"] for own in batch.targets])
+        noise = torch.randn(clean.shape, generator=generator)
+        sigma = training_sigmas(self.scheduler.config, clean.shape[1], len(clean), generator)
+        noisy = torch.lerp(clean, noise, sigma[:, None, None])
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            references = self.prepare(batch.references, grid)
+            predicted = self.predict(noisy, sigma, self._text(batch.texts), references, grid, TRAINING_GUIDANCE)
+        wanted = (noise - clean).to(self.device)
+        return (predicted.float() - wanted).square().mean(dim=(1, 2))
+
+    def generate_many(self, requests: Sequence[CustomizeRequest], settings: CustomizeSettings) -> list[np.ndarray]:
+        """uint8 (height, width, 3) for every request; those with and those without references as one batch each."""
+        self.check_prompts([request.prompt for request in requests])
+        images: dict[int, np.ndarray] = {}
+        for with_references in (False, True):
+            places = [place for place, request in enumerate(requests) if bool(request.references) == with_references]
+            if places:
+                tokens = self.sample([requests[place] for place in places], settings)
+                images.update(zip(places, self.decode(tokens, settings.height, settings.width), strict=True))
+        return [images[place] for place in range(len(requests))]
+
+    @torch.no_grad()
+    def sample(self, requests: Sequence[CustomizeRequest], settings: CustomizeSettings) -> Tensor:
+        """Clean latent tokens (B, N, 4C) float32 of requests that all have references or all have none.
+
+        ValueError if image sides are not whole tokens. Keys and values of references are computed once; images of a
+        request are recognised as those of another one by being the same arrays.
+        """
+        grid = self.token_grid(settings.height, settings.width)
+        noise = initial_noise([request.seed for request in requests], self.latent_channels, 2 * grid[0], 2 * grid[1])
+        scheduler = schedule(self.scheduler.config, settings.steps, grid[0] * grid[1])
+        batch = len(requests)
+        text = self.encode_prompts([request.prompt for request in requests])
+        blank = self._no_text
+        empty = TextEmbeddings(blank.sequence.expand(batch, -1, -1), blank.pooled.expand(batch, -1))
+        both = TextEmbeddings(torch.cat([empty.sequence, text.sequence]), torch.cat([empty.pooled, text.pooled]))
+        references = self._references_of(requests, grid)
+        combine = normalised_dual_guidance if settings.guidance == "normalised" else plain_dual_guidance
+
+        def velocity(_step: int, sigma: float, tokens: Tensor) -> Tensor:
+            def predict(tokens: Tensor, text: TextEmbeddings, references: Prepared | None) -> Tensor:
+                levels = torch.full((len(tokens),), sigma)
+                return self.predict(tokens, levels, text, references, grid, settings.guidance_scale).float()
+
+            without_text, with_text = predict(tokens.repeat(2, 1, 1), both, references).chunk(2)
+            if references is None:
+                return text_guidance(without_text, with_text, settings.text_scale)
+            without_both = predict(tokens, empty, None)
+            return combine(without_both, without_text, with_text, settings.image_scale, settings.text_scale)
+
+        return denoise(scheduler, pack(noise).to(self.device), velocity)
+
+    def _references_of(self, requests: Sequence[CustomizeRequest], grid: tuple[int, int]) -> Prepared | None:
+        """References of the batch twice over, for the branches without and with text; each distinct group read once."""
+        groups: dict[tuple[int, ...], tuple[np.ndarray, ...]] = {}
+        names = [tuple(id(image) for image in request.references) for request in requests]
+        groups.update(zip(names, (request.references for request in requests), strict=True))
+        prepared = self.prepare(
+            [[self.image_features([image])[0] for image in images] for images in groups.values()], grid
+        )
+        if prepared is None:
+            return None
+        order = {name: row for row, name in enumerate(groups)}
+        return prepared.select(torch.tensor([order[name] for name in names] * 2, device=self.device))
+
+
+def _joint(references: list[list[Reference]], grid: tuple[int, int]) -> JointReferences:
+    """Pad the samples to the longest list; ValueError if their j-th references differ in size, since ids are shared."""
+    longest = max(references, key=len)
+    for own in references:
+        for place, (reference, first) in enumerate(zip(own, longest, strict=False)):
+            if (reference.height, reference.width) != (first.height, first.width):
+                raise ValueError(
+                    f"reference {place} has {reference.height} x {reference.width} tokens in one sample of the batch "
+                    f"and {first.height} x {first.width} in another; the joint form needs one size, separate does not"
+                )
+    device = longest[0].tokens.device
+    ids = [
+        image_ids(reference.height, reference.width, offset, device)
+        for reference, offset in zip(longest, row_offsets(grid[0], longest), strict=True)
+    ]
+    total = sum(len(part) for part in ids)
+    tokens = longest[0].tokens.new_zeros(len(references), total, longest[0].tokens.shape[1])
+    visible = torch.zeros(len(references), total, dtype=torch.bool, device=device)
+    for row, own in enumerate(references):
+        if own:
+            joined = torch.cat([reference.tokens for reference in own])
+            tokens[row, : len(joined)] = joined
+            visible[row, : len(joined)] = True
+    return JointReferences(tokens, torch.cat(ids), None if bool(visible.all()) else visible)
+
+
+def training_sigmas(config: FrozenDict, image_tokens: int, batch: int, generator: torch.Generator) -> Tensor:
+    """Noise levels (batch,) in (0, 1): sigmoid of a standard normal, then the time shift of the base's scheduler."""
+    sigma = torch.sigmoid(torch.randn(batch, generator=generator))
+    shift = math.exp(resolution_shift(config, image_tokens)) if config.use_dynamic_shifting else config.shift
+    return shift * sigma / (1 + (shift - 1) * sigma)
