@@ -9,7 +9,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache, reduce
 from pathlib import Path
 from threading import Lock
@@ -145,15 +145,15 @@ def check_licences(models: Models, allowed: Iterable[str]) -> None:
         )
 
 
-def load_own(ref: ModelRef, device: str, dtype: str) -> Any:
-    """A model of the caller's own, free to be changed (adapters, training). ModelError if it cannot be loaded."""
-    if ref.architecture not in LOADERS:
-        raise ModelError(f"{_name(ref)}: architecture {ref.architecture!r}; known: {', '.join(sorted(LOADERS))}")
+def load_with(loaders: Mapping[str, str], ref: ModelRef, device: str, dtype: str) -> Any:
+    """A model of the caller's own, made by the loader of its architecture. ModelError if it cannot be loaded."""
+    if ref.architecture not in loaders:
+        raise ModelError(f"{_name(ref)}: architecture {ref.architecture!r}; known: {', '.join(sorted(loaders))}")
     if dtype not in DTYPES:
         raise ModelError(f"{_name(ref)}: dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
     folder = locate(ref)
-    module, _, attribute = LOADERS[ref.architecture].partition(":")
-    loader = reduce(getattr, attribute.split("."), importlib.import_module(module))
+    module, _, attribute = loaders[ref.architecture].partition(":")
+    loader: Any = reduce(getattr, attribute.split("."), importlib.import_module(module))
     try:
         return loader(folder, device, DTYPES[dtype])
     except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -161,14 +161,14 @@ def load_own(ref: ModelRef, device: str, dtype: str) -> Any:
 
 
 def load(ref: ModelRef, device: str, dtype: str) -> Any:
-    """The model, loaded once per process and shared by all who ask: do not change it (see `load_own`)."""
+    """The model, loaded once per process and shared by all who ask: do not change it (`load_with` gives another)."""
     with _loading:
         return _loaded(ref, device, dtype)
 
 
 @lru_cache(maxsize=16)
 def _loaded(ref: ModelRef, device: str, dtype: str) -> Any:
-    return load_own(ref, device, dtype)
+    return load_with(LOADERS, ref, device, dtype)
 
 
 def pin_miniature(registry: Path = CONFIGS / "models.yaml") -> dict[str, str]:

@@ -52,7 +52,7 @@ def test_a_pinned_folder_is_loaded_once_and_shared(quality):
     ref = tiny_models.ref_of(quality, "quality_head")
     assert registry.locate(ref) == quality
     assert registry.load(ref, "cpu", "float32") is registry.load(ref, "cpu", "float32")
-    assert registry.load_own(ref, "cpu", "float32") is not registry.load(ref, "cpu", "float32")
+    assert registry.load_with(registry.LOADERS, ref, "cpu", "float32") is not registry.load(ref, "cpu", "float32")
 
 
 def test_a_changed_file_is_refused(quality, tmp_path):

@@ -1,0 +1,49 @@
+"""The record of one set in the published dataset: all that is known of it, in one place."""
+
+from typing import Any
+
+from pydantic import Field
+
+from data.records import ImageScores, Reason, Record, SampleRecord, Split
+
+
+class PublishedAsset(Record):
+    """The mesh that the object comes from."""
+
+    source: str = Field(description="miniature, folder or objaverse")
+    uri: str
+    licence: str = Field(description="SPDX identifier; the terms under which the mesh was used")
+    source_sha256: str = Field(description="digest of the file as fetched")
+    mesh_sha256: str = Field(description="digest of the GLB that was rendered")
+
+
+class PublishedSample(SampleRecord):
+    """One kept image: `KEY.INDEX.png` with its object mask `KEY.INDEX.mask.png`."""
+
+    scores: ImageScores
+
+
+class DroppedSample(Record):
+    """An image of the set that is not in the dataset, and why."""
+
+    sample_id: str
+    index: int
+    scores: ImageScores
+    reasons: list[Reason]
+
+
+class PublishedRecord(Record):
+    """One set: its kept images, and where everything about them came from."""
+
+    set_id: str
+    object_id: str
+    split: Split
+    category: str
+    caption: str
+    asset: PublishedAsset
+    model: str = Field(description="generator as name@revision")
+    settings: dict[str, Any] = Field(description="generation settings")
+    samples: list[PublishedSample] = Field(min_length=2)
+    dropped: list[DroppedSample]
+    identity_pairs: list[list[float]] = Field(description="DINOv2 cosines of all generated images, by index")
+    thresholds: dict[str, float] = Field(description="selection thresholds in force")

@@ -1,0 +1,103 @@
+"""Score: quality, identity and text scores of every image of every set; nothing is decided here (method.md 4)."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from data.images import decode_mask, decode_png
+from data.records import GeneratedRecord, ImageScores, ScoreRecord
+from data.shards import Sample, ShardIndex, ShardWriter, read_all
+from data.stage import ShardSpec, StageContext, chunk
+from models import registry
+from models.scorers.identity import cosine_pairs, mean_of_others
+
+ROLES = ("clip", "quality", "identity")
+NAMES = tuple(ImageScores.model_fields)
+DIGITS = 6
+"""Scores are rounded to this many decimals when they are written."""
+
+
+def plan(ctx: StageContext) -> list[ShardSpec]:
+    return chunk(ctx.index("generate").keys, ctx.recipe.score.shard_size)
+
+
+def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
+    """All images of the shard are embedded together, in batches that its keys alone determine."""
+    sets, images, masks = [], [], []
+    for sample in ctx.read("generate", spec.keys):
+        record = GeneratedRecord.model_validate(sample.record)
+        pictures, objects = _pictures(sample, record)
+        empty = [place for place, mask in enumerate(objects) if not mask.any()]
+        if len(pictures) < 2:
+            out.fail(sample.key, "single_image", f"{len(pictures)} images; identity needs at least 2")
+        elif empty:
+            out.fail(sample.key, "empty_mask", f"images {empty} have no object pixel; identity needs the object")
+        else:
+            sets.append((record, slice(len(images), len(images) + len(pictures))))
+            images += pictures
+            masks += objects
+    if not sets:
+        return
+    clip, quality, identity = (registry.load(getattr(ctx.recipe.models, role), ctx.device, "float32") for role in ROLES)
+    batch = ctx.recipe.score.batch_images
+    seen = clip.embed_images(images, batch=batch)
+    told = clip.embed_texts([sample.prompt for record, _ in sets for sample in record.samples], batch=batch)
+    text = np.einsum("nd,nd->n", seen, told)
+    quality_n = quality.scores(seen)
+    crops = identity.embed(images, masks, background=True, batch=batch)
+    cutouts = identity.embed(images, masks, background=False, batch=batch)
+    for record, own in sets:
+        pairs = cosine_pairs(crops[own])
+        values = {
+            "quality": quality_n[own],
+            "identity": mean_of_others(pairs),
+            "identity_masked": mean_of_others(cosine_pairs(cutouts[own])),
+            "clip_image": mean_of_others(cosine_pairs(seen[own])),
+            "clip_text": text[own],
+        }
+        try:
+            scores = score_record(record, values, pairs)
+        except ValidationError as error:
+            out.fail(record.set_id, "score_out_of_range", str(error))
+            continue
+        out.add(record.set_id, scores)
+
+
+def _pictures(sample: Sample, record: GeneratedRecord) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    places = [image.index for image in record.samples]
+    return (
+        [decode_png(sample.files[f"{place}.png"]) for place in places],
+        [decode_mask(sample.files[f"{place}.mask.png"]) for place in places],
+    )
+
+
+def score_record(record: GeneratedRecord, values: dict[str, np.ndarray], pairs_kk: np.ndarray) -> ScoreRecord:
+    """The rounded scores of one set; pydantic's ValidationError if one is out of its range or not a number."""
+    return ScoreRecord(
+        set_id=record.set_id,
+        object_id=record.object_id,
+        images=[
+            ImageScores(**{name: _rounded(values[name][place]) for name in NAMES})
+            for place in range(len(record.samples))
+        ],
+        identity_pairs=[[_rounded(value) for value in row] for row in pairs_kk],
+    )
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), DIGITS) + 0.0
+
+
+def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, Any]:
+    """Mean and standard deviation of every score, and the models that gave them."""
+    scores = [ScoreRecord.model_validate(sample.record) for sample in read_all(out_dir, index)]
+    columns = {name: [getattr(image, name) for record in scores for image in record.images] for name in NAMES}
+    return {
+        "sets": len(scores),
+        "images": len(columns["quality"]),
+        "mean": {name: round(float(np.mean(values)), 4) if values else None for name, values in columns.items()},
+        "std": {name: round(float(np.std(values)), 4) if values else None for name, values in columns.items()},
+        "models": {role: f"{ref.name}@{ref.revision}" for role in ROLES for ref in (getattr(ctx.recipe.models, role),)},
+    }

@@ -1,0 +1,137 @@
+"""Shard: the published dataset, the kept images of kept sets with their whole record (see data/published.py)."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from data.card import CardFacts, write_card
+from data.ids import split_of
+from data.published import DroppedSample, PublishedAsset, PublishedRecord, PublishedSample
+from data.records import AssetRecord, DecisionRecord, GeneratedRecord, ScoreRecord
+from data.shards import Sample, ShardIndex, ShardWriter, read_all
+from data.stage import ShardSpec, StageContext, chunk
+
+
+def plan(ctx: StageContext) -> list[ShardSpec]:
+    """One key per kept set of the training split; ValueError if there is none."""
+    section = ctx.recipe.assets
+    decisions = ctx.index("select")
+    keys = []
+    for sample in read_all(ctx.output_dir("select"), decisions):
+        decision = DecisionRecord.model_validate(sample.record)
+        if decision.kept and split_of(decision.object_id, section.eval_share, section.split_seed) == "train":
+            keys.append(sample.key)
+    if not keys:
+        raise ValueError(
+            f"shard: none of {len(decisions.keys)} sets was kept, so there is no dataset to publish; "
+            f"images dropped by reason: {decisions.summary.get('dropped_images')}; see the score histograms in "
+            "artifacts/select/histograms.json, then lower select.min_quality or select.min_identity in the recipe"
+        )
+    return chunk(keys, ctx.recipe.shard.shard_size)
+
+
+def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
+    scores = _records(ctx, "score", spec.keys, ScoreRecord)
+    decisions = _records(ctx, "select", spec.keys, DecisionRecord)
+    assets = _records(ctx, "assets", sorted({item.object_id for item in decisions.values()}), AssetRecord)
+    thresholds = ctx.index("select").summary["thresholds"]
+    for sample in ctx.read("generate", spec.keys):
+        generated = GeneratedRecord.model_validate(sample.record)
+        if generated.split != "train":
+            raise ValueError(
+                f"set {sample.key} is of the {generated.split} split, but assets.eval_share and assets.split_seed put "
+                "its object into train; the stages before were run with other settings: run the pipeline again"
+            )
+        asset = assets[generated.object_id]
+        if asset.mesh_sha256 != generated.mesh_sha256:
+            raise ValueError(
+                f"set {sample.key} was made from mesh {generated.mesh_sha256}, the assets stage now holds "
+                f"{asset.mesh_sha256} for {generated.object_id}: run the pipeline again"
+            )
+        record = published(generated, scores[sample.key], decisions[sample.key], asset, thresholds)
+        out.add(sample.key, record, _files(sample, record))
+
+
+def _records(ctx: StageContext, stage: str, keys: Any, kind: Any) -> dict[str, Any]:
+    return {sample.key: kind.model_validate(sample.record) for sample in ctx.read(stage, keys)}
+
+
+def published(
+    generated: GeneratedRecord,
+    scores: ScoreRecord,
+    decision: DecisionRecord,
+    asset: AssetRecord,
+    thresholds: dict[str, float],
+) -> PublishedRecord:
+    """Everything that is known of one kept set."""
+    kept, dropped = [], []
+    for image, image_scores, verdict in zip(generated.samples, scores.images, decision.images, strict=True):
+        if verdict.kept:
+            kept.append(PublishedSample(**image.model_dump(), scores=image_scores))
+        else:
+            dropped.append(
+                DroppedSample(
+                    sample_id=image.sample_id, index=image.index, scores=image_scores, reasons=verdict.reasons
+                )
+            )
+    return PublishedRecord(
+        set_id=generated.set_id,
+        object_id=generated.object_id,
+        split=generated.split,
+        category=generated.category,
+        caption=generated.caption,
+        asset=PublishedAsset(
+            source=asset.source,
+            uri=asset.uri,
+            licence=asset.licence,
+            source_sha256=asset.source_sha256,
+            mesh_sha256=asset.mesh_sha256,
+        ),
+        model=generated.model,
+        settings=generated.settings,
+        samples=kept,
+        dropped=dropped,
+        identity_pairs=scores.identity_pairs,
+        thresholds=thresholds,
+    )
+
+
+def _files(sample: Sample, record: PublishedRecord) -> dict[str, bytes]:
+    names = [f"{image.index}.{kind}" for image in record.samples for kind in ("png", "mask.png")]
+    return {name: sample.files[name] for name in names}
+
+
+def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, Any]:
+    """Writes DATASET_CARD.md and card.json."""
+    records = [PublishedRecord.model_validate(sample.record) for sample in read_all(out_dir, index)]
+    select, score = ctx.index("select").summary, ctx.index("score").summary
+    models = ctx.recipe.models
+    facts = CardFacts(
+        title=ctx.recipe.shard.title,
+        recipe=ctx.recipe.name,
+        seed=ctx.recipe.seed,
+        objects=len({record.object_id for record in records}),
+        sets=len(records),
+        images=sum(len(record.samples) for record in records),
+        images_per_set=_counted(len(record.samples) for record in records),
+        categories=_counted(record.category for record in records),
+        licences=_counted({record.object_id: record.asset.licence for record in records}.values()),
+        sources=_counted({record.object_id: record.asset.source for record in records}.values()),
+        held_out_objects=ctx.index("assets").summary.get("held_out"),
+        thresholds=select["thresholds"],
+        set_yield=select["set_yield"],
+        image_yield=select["image_yield"],
+        dropped_images=select["dropped_images"],
+        generators=_counted(record.model for record in records),
+        generator_licence=models.generator.licence,
+        scorers=score["models"],
+        miniature=models.generator.source.startswith("miniature:"),
+        bytes=sum(entry.bytes for entry in index.shards),
+        shards=len(index.shards),
+    )
+    write_card(facts, out_dir)
+    return {"objects": facts.objects, "sets": facts.sets, "images": facts.images, "licences": facts.licences}
+
+
+def _counted(values: Any) -> dict[str, int]:
+    return {str(value): count for value, count in sorted(Counter(values).items())}

@@ -1,0 +1,205 @@
+"""The published dataset: kept images only, the whole record with them, held-out objects never, and a card."""
+
+import contextlib
+import io
+import json
+import re
+
+import pytest
+import webdataset
+from generated_sets import random_set
+from stage_runs import context, run_stage, write_input
+
+from configs.schema import load_recipe
+from data.ids import split_of
+from data.published import PublishedRecord
+from data.reader import ShardReader, decode_set
+from data.records import AssetRecord, ImageScores, ScoreRecord
+from data.shards import read_all
+from tasks import select, shard
+
+NAMES = ("bowl", "cup", "dish", "jug", "mug", "pan", "pot", "urn", "vase")
+
+
+def asset(name, split, licence="CC0-1.0"):
+    return AssetRecord(
+        object_id=name,
+        split=split,
+        category="mug",
+        caption="a red mug",
+        licence=licence,
+        source="miniature",
+        uri=f"miniature:{name}",
+        source_sha256="1" * 64,
+        source_format="glb",
+        outcome="generated",
+        mesh_sha256="0" * 64,
+    )
+
+
+def scores(set_id, quality):
+    images = [
+        ImageScores(quality=value, identity=0.8, identity_masked=0.7, clip_image=0.6, clip_text=0.2)
+        for value in quality
+    ]
+    pairs = [[1.0 if i == j else 0.8 for j in range(3)] for i in range(3)]
+    return ScoreRecord(set_id=set_id, object_id=set_id[:-3], images=images, identity_pairs=pairs)
+
+
+QUALITY = {"cup": (7, 5, 8), "jug": (5, 5, 8), "vase": (7, 7, 5)}
+
+
+def build(workspace, *overrides, mesh="0" * 64, split=None):
+    recipe = load_recipe("miniature", ("shard.shard_size=2", *overrides))
+    section = recipe.assets
+    splits = {name: split or split_of(name, section.eval_share, section.split_seed) for name in NAMES}
+    assets = [
+        (name, asset(name, splits[name], "CC-BY-4.0" if name == "cup" else "CC0-1.0"), {"glb": b""}) for name in NAMES
+    ]
+    sets = [random_set(name, seed, size=16, split=splits[name], mesh_sha256=mesh) for seed, name in enumerate(NAMES)]
+    write_input(workspace, "assets", assets, recipe)
+    write_input(workspace, "generate", sets, recipe)
+    write_input(
+        workspace, "score", [(key, scores(key, QUALITY.get(key[:-3], (7, 7, 7))), {}) for key, _, _ in sets], recipe
+    )
+    path = workspace / "artifacts" / "score" / "index.json"
+    index = json.loads(path.read_text())
+    path.write_text(json.dumps({**index, "summary": {"models": {"clip": "tiny-clip@1", "identity": "tiny-dino@2"}}}))
+    run_stage(select, context("select", recipe, workspace, ("score",)))
+    ctx = context("shard", recipe, workspace, ("assets", "generate", "score", "select"))
+    return ctx, {key: files for key, _, files in sets}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    ctx, files = build(tmp_path_factory.mktemp("workspace"))
+    return ctx.output_dir("shard"), run_stage(shard, ctx), files
+
+
+def test_kept_images_only_with_their_pixels_and_masks(dataset):
+    folder, index, generated = dataset
+    published = {sample.key: sample for sample in read_all(folder, index)}
+    assert "jug-s0" not in published
+    cup = published["cup-s0"]
+    assert sorted(cup.files) == ["0.mask.png", "0.png", "2.mask.png", "2.png"]
+    assert all(cup.files[name] == generated["cup-s0"][name] for name in cup.files)
+    record = PublishedRecord.model_validate(cup.record)
+    assert [image.index for image in record.samples] == [0, 2]
+    assert [(image.index, image.reasons[0].code) for image in record.dropped] == [(1, "low_quality")]
+
+
+def test_held_out_objects_are_not_published(dataset):
+    folder, index, _ = dataset
+    section = load_recipe("miniature").assets
+    held_out = {name for name in NAMES if split_of(name, section.eval_share, section.split_seed) == "eval"}
+    assert held_out
+    assert not held_out & {sample.record["object_id"] for sample in read_all(folder, index)}
+    assert index.keys == sorted(f"{name}-s0" for name in NAMES if name not in held_out | {"jug"})
+
+
+def test_the_record_says_where_everything_came_from(dataset):
+    folder, index, _ = dataset
+    record = next(s.record for s in read_all(folder, index) if s.key == "cup-s0")
+    assert record["asset"] == {
+        "source": "miniature",
+        "uri": "miniature:cup",
+        "licence": "CC-BY-4.0",
+        "source_sha256": "1" * 64,
+        "mesh_sha256": "0" * 64,
+    }
+    assert record["model"] == "tiny-flux@1234" and record["settings"] == {"steps": 2}
+    assert record["samples"][1]["seed"] == 2 and record["samples"][1]["prompt"] == "a red mug next to a blue ball"
+    assert record["samples"][1]["scores"]["quality"] == 8 and record["dropped"][0]["scores"]["quality"] == 5
+    assert record["thresholds"]["min_quality"] == 6.0 and record["identity_pairs"][0][1] == 0.8
+
+
+def test_the_training_reader_takes_it(dataset):
+    folder, index, _ = dataset
+    sets = [decode_set(sample) for sample in ShardReader(folder, seed=0)]
+    assert sorted(item.set_id for item in sets) == index.keys
+    cup = next(item for item in sets if item.object_id == "cup")
+    assert [image.sample_id for image in cup.images] == ["cup-s0-0", "cup-s0-2"]
+    assert cup.images[0].image.shape == (16, 16, 3) and cup.images[0].mask.any()
+
+
+def test_plain_webdataset_reads_and_decodes_it(dataset):
+    folder, index, _ = dataset
+    urls = [str(folder / entry.name) for entry in index.shards]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode("pil"))
+    assert [sample["__key__"] for sample in samples] == index.keys
+    for sample in samples:
+        assert [entry["index"] for entry in sample["json"]["samples"]] == sorted(
+            int(name[0]) for name in sample if re.fullmatch(r"\d\.png", name)
+        )
+        first = sample["json"]["samples"][0]["index"]
+        assert sample[f"{first}.png"].size == sample[f"{first}.mask.png"].size == (16, 16)
+
+
+def test_the_snippet_of_the_card_runs(dataset, monkeypatch):
+    folder, index, _ = dataset
+    snippet = re.search(r"```python\n(.*?)```", (folder / "DATASET_CARD.md").read_text(), re.DOTALL).group(1)
+    monkeypatch.chdir(folder)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(snippet, {})
+    lines = printed.getvalue().splitlines()
+    assert len(lines) == index.summary["images"]
+    assert lines[0].startswith(index.keys[0]) and "(16, 16) (16, 16)" in lines[0]
+
+
+def test_the_card_counts_what_is_in_the_shards(dataset):
+    folder, index, _ = dataset
+    card = json.loads((folder / "card.json").read_text())
+    records = [PublishedRecord.model_validate(sample.record) for sample in read_all(folder, index)]
+    images = sum(len(record.samples) for record in records)
+    assert (card["objects"], card["sets"], card["images"]) == (len(records), len(records), images)
+    assert card["licences"] == {"CC-BY-4.0": 1, "CC0-1.0": len(records) - 1}
+    assert card["images_per_set"] == {"2": sum(len(r.samples) == 2 for r in records), "3": images - 2 * len(records)}
+    assert card["thresholds"]["min_identity"] == 0.7
+    assert card["generators"] == {"tiny-flux@1234": len(records)}
+    assert card["scorers"] == {"clip": "tiny-clip@1", "identity": "tiny-dino@2"}
+    # The yield is over all that was generated: 9 sets, of which jug is dropped.
+    assert card["set_yield"] == round(8 / 9, 4) and card["dropped_images"] == {"low_quality": 4, "set_too_small": 1}
+    assert index.summary["images"] == images
+
+
+def test_the_card_names_licences_models_thresholds_and_the_miniature(dataset):
+    text = (dataset[0] / "DATASET_CARD.md").read_text()
+    for expected in (
+        "made by the miniature",
+        "| CC-BY-4.0 | 1 |",
+        "| tiny-flux@1234 |",
+        "| identity | tiny-dino@2 |",
+        "| min_quality | 6.0 |",
+        "recipe | miniature, seed 0",
+        "Apache-2.0",
+        "low_quality: 4",
+    ):
+        assert expected in text
+    assert max(len(line) for line in text.splitlines()) <= 120
+
+
+def test_the_same_input_gives_the_same_bytes(dataset, tmp_path):
+    ctx, _ = build(tmp_path)
+    again = run_stage(shard, ctx)
+    assert [entry.sha256 for entry in again.shards] == [entry.sha256 for entry in dataset[1].shards]
+    for name in ("card.json", "DATASET_CARD.md"):
+        assert (ctx.output_dir("shard") / name).read_bytes() == (dataset[0] / name).read_bytes()
+
+
+def test_nothing_kept_is_an_error_that_names_the_thresholds(tmp_path):
+    ctx, _ = build(tmp_path, "select.min_quality=9")
+    with pytest.raises(ValueError, match=r"none of 9 sets was kept.*'low_quality': 27.*lower select\.min_quality"):
+        shard.plan(ctx)
+
+
+def test_a_mesh_that_is_not_the_one_rendered_is_refused(tmp_path):
+    ctx, _ = build(tmp_path, mesh="2" * 64)
+    with pytest.raises(ValueError, match="made from mesh 2222"):
+        run_stage(shard, ctx)
+
+
+def test_a_held_out_record_is_refused_even_if_the_recipe_calls_it_training(tmp_path):
+    ctx, _ = build(tmp_path, split="eval")
+    with pytest.raises(ValueError, match="is of the eval split"):
+        run_stage(shard, ctx)
