@@ -137,6 +137,7 @@ class Train(Budget):
     accumulate: Count = 1
     optimizer: Literal["adamw", "prodigy"] = "prodigy"
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 1.0
+    learning_rate_decay: Literal["none", "linear"] = Field("none", description="linear: falls to 0 after the last step")
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-4
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     lora_rank: Annotated[int, Field(ge=1, le=1024)] = 32
@@ -161,6 +162,9 @@ class Evaluate(Budget):
     guidance_scale: Annotated[float, Field(ge=0, le=50)] = 3.5
     image_scale: Annotated[float, Field(ge=0, le=50)] = Field(1.0, description="s_I of Eq. 5.4")
     text_scale: Annotated[float, Field(ge=0, le=50)] = Field(1.5, description="s_c of Eq. 5.4")
+    backdrop: Literal["grey", "scenes"] = Field(
+        "grey", description="behind rendered references: plain grey, or the miniature world's painted scenes"
+    )
     text_metric: Literal["clip_facts", "clip_score"] = Field(
         "clip_score",
         description="clip_facts: share of the prompt's multiple-choice facts that CLIP answers right",
@@ -212,7 +216,9 @@ class Runtime(Section):
     runner: Literal["thread", "process"] = "process"
     workers: Annotated[int, Field(ge=1, le=1024)] = 2
     device: str = Field("auto", description="auto, cpu, cuda, or cuda:N; process workers share the GPUs round-robin")
-    threads_per_worker: Annotated[int, Field(ge=0)] = Field(0, description="torch threads; 0: cores / workers")
+    threads_per_worker: Annotated[int, Field(ge=0)] = Field(
+        0, description="torch threads; 0: cores / shards of the stage, at least 1, so that workers change no byte"
+    )
     retries: Annotated[int, Field(ge=0, le=20)] = Field(2, description="per shard, for transient errors only")
     max_tasks_per_worker: Annotated[int, Field(ge=0)] = Field(0, description="recycle a worker process; 0: never")
     min_free_disk_gb: Annotated[float, Field(ge=0)] = 1.0
