@@ -75,7 +75,8 @@ def identity_folder(folder: Path, registers: bool = False, seed: int = 0) -> Pat
     torch.manual_seed(seed)
     size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 7}
     if registers:
-        model = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**size, num_register_tokens=4))
+        # Trained at a larger size than its processor gives, as the published ones: positions are interpolated.
+        model = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**{**size, "image_size": 56}, num_register_tokens=4))
     else:
         model = Dinov2Model(Dinov2Config(**size))
     model.save_pretrained(folder)
