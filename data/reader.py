@@ -108,6 +108,7 @@ class ShardReader:
         self.index = load_index(directory)
         self.digest = sha256_file(directory / "index.json")
         self.seed, self.rank, self.world_size, self.buffer = seed, rank, world_size, buffer
+        self._digests = {key: entry.sha256 for entry in self.index.shards for key in entry.keys}
         self._start(epoch, 0)
 
     def __len__(self) -> int:
@@ -124,10 +125,9 @@ class ShardReader:
             yield sample
         self._start(self.epoch + 1, 0)
 
-    def shards_read(self, start: int, stop: int) -> list[str]:
-        """Digests of the shards that the samples at positions `start` to `stop` of this epoch come from."""
-        numbers = dict.fromkeys(number for number, _ in self._order[start:stop])
-        return [self.index.shards[number].sha256 for number in numbers]
+    def digest_of(self, key: str) -> str:
+        """sha256 of the shard that holds the sample `key`."""
+        return self._digests[key]
 
     def state_dict(self) -> dict[str, Any]:
         return {**self._identity(), "epoch": self.epoch, "position": self.position}

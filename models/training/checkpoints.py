@@ -1,0 +1,47 @@
+"""Training checkpoints: everything that the next step depends on, in one file that is there whole or not at all."""
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.shards import write_atomic
+
+KEEP = 2
+_NAME = re.compile(r"step-(\d{8})\.pt")
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be resumed from; the message names the file and the fix."""
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write the state after `step` finished steps and delete all but the newest `KEEP`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save({"step": step, **state}, buffer)
+    path = folder / f"step-{step:08d}.pt"
+    write_atomic(path, buffer.getvalue())
+    for old in checkpoints(folder)[:-KEEP]:
+        old.unlink()
+    return path
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Checkpoint files, oldest first."""
+    return sorted(path for path in folder.glob("step-*.pt") if _NAME.fullmatch(path.name))
+
+
+def load_checkpoint(folder: Path, device: str) -> dict[str, Any] | None:
+    """The newest checkpoint, or None if there is none yet; CheckpointError if it cannot be read."""
+    found = checkpoints(folder)
+    if not found:
+        return None
+    try:
+        return torch.load(found[-1], map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise CheckpointError(
+            f"{found[-1]}: cannot be read ({error}); delete it to resume from the one before"
+        ) from error

@@ -1,0 +1,65 @@
+import random
+from collections import Counter
+
+import pytest
+
+from configs.schema import Train
+from models.training.examples import Example, draw_example
+
+SECTION = Train(drop_text=0.1, drop_image=0.2, drop_both=0.05, max_references=2)
+
+
+def draws(images: int, section: Train = SECTION, count: int = 4000) -> list[Example]:
+    rng = random.Random(0)
+    return [draw_example(images, section, rng) for _ in range(count)]
+
+
+def test_references_are_other_images_without_repetition() -> None:
+    for images in (2, 3, 5):
+        for example in draws(images, count=300):
+            assert example.target not in example.references
+            assert len(set(example.references)) == len(example.references)
+            assert 1 <= len(example.references) <= min(2, images - 1)
+            assert not example.flipped
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_the_number_of_references_is_uniform_up_to_the_most(most: int) -> None:
+    section = SECTION.model_copy(update={"max_references": most})
+    counts = Counter(len(example.references) for example in draws(5, section))
+    assert set(counts) == set(range(1, most + 1))
+    assert all(abs(count / 4000 - 1 / most) < 0.03 for count in counts.values())
+
+
+def test_every_image_is_target_and_reference_equally_often() -> None:
+    examples = draws(3)
+    targets = Counter(example.target for example in examples)
+    references = Counter(example.references[0] for example in examples)
+    assert all(abs(targets[place] / 4000 - 1 / 3) < 0.03 for place in range(3))
+    assert all(abs(references[place] / 4000 - 1 / 3) < 0.03 for place in range(3))
+
+
+def test_an_only_image_is_its_own_reference_flipped() -> None:
+    for example in draws(1, count=50):
+        assert example.references == (example.target,)
+        assert example.flipped
+
+
+def test_conditions_are_dropped_as_often_as_asked_and_exclude_each_other() -> None:
+    counts = Counter((example.drop_text, example.drop_references) for example in draws(3, count=20000))
+    expected = {(True, True): 0.05, (True, False): 0.1, (False, True): 0.2, (False, False): 0.65}
+    for kind, share in expected.items():
+        assert abs(counts[kind] / 20000 - share) < 0.012
+
+
+@pytest.mark.parametrize(
+    ("section", "kind"),
+    [
+        (Train(drop_text=1, drop_image=0, drop_both=0), (True, False)),
+        (Train(drop_text=0, drop_image=1, drop_both=0), (False, True)),
+        (Train(drop_text=0, drop_image=0, drop_both=1), (True, True)),
+        (Train(drop_text=0, drop_image=0, drop_both=0), (False, False)),
+    ],
+)
+def test_shares_of_one_and_zero_mean_always_and_never(section: Train, kind: tuple[bool, bool]) -> None:
+    assert {(example.drop_text, example.drop_references) for example in draws(3, section, 200)} == {kind}

@@ -1,0 +1,191 @@
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from configs.schema import Train
+from data.reader import ShardReader
+from data.shards import load_index
+from models.training.checkpoints import CheckpointError, checkpoints
+from models.training.features import FeatureStore
+from models.training.trainer import History, Run, TrainingError, learning_rate, train
+
+torch.set_num_threads(1)
+SECTION = Train(
+    steps=9, batch=3, optimizer="adamw", learning_rate=0.05, checkpoint_every=2, drop_text=0.2, drop_image=0.2
+)
+
+
+class KilledError(Exception):
+    pass
+
+
+def run_of(dataset: Path, folder: Path, customizer: Any, section: Train = SECTION, seed: int = 0) -> Run:
+    features = FeatureStore(folder / "features", load_index(dataset))
+    features.prepare(customizer, dataset)
+    return Run(customizer, ShardReader(dataset, seed=seed, buffer=4), features, section, seed, folder / "checkpoints")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "prodigy"])
+@pytest.mark.parametrize("killed_at", [1, 2, 5, 8])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_killed_and_resumed_run_is_bit_equal_to_an_uninterrupted_one(
+    dataset: Path, tmp_path: Path, make_customizer: Any, optimizer: str, killed_at: int, accumulate: int
+) -> None:
+    """Through several epochs; losses, ledger and weights."""
+    rate = 1.0 if optimizer == "prodigy" else 0.05
+    section = SECTION.model_copy(
+        update={
+            "optimizer": optimizer,
+            "learning_rate": rate,
+            "learning_rate_decay": "linear",
+            "accumulate": accumulate,
+        }
+    )
+    whole = make_customizer()
+    expected = train(run_of(dataset, tmp_path / "whole", whole, section))
+
+    def kill(row: dict[str, Any]) -> None:
+        if row["step"] == killed_at:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train(run_of(dataset, tmp_path / "cut", make_customizer(), section), kill)
+    torch.manual_seed(99)
+    resumed = make_customizer()
+    history = train(run_of(dataset, tmp_path / "cut", resumed, section))
+    assert history == expected
+    for name, tensor in whole.adapter_state().items():
+        assert torch.equal(resumed.adapter_state()[name], tensor)
+    assert len(resumed.batches) < len(whole.batches) or killed_at < 2, "work before the checkpoint is not done again"
+
+
+def test_a_finished_run_trains_no_further_step(dataset: Path, tmp_path: Path, make_customizer: Any) -> None:
+    first = train(run_of(dataset, tmp_path, make_customizer()))
+    again = make_customizer()
+    rows: list[dict[str, Any]] = []
+    assert train(run_of(dataset, tmp_path, again), rows.append) == first
+    assert again.batches == []
+    assert rows == first.metrics, "a resumed run reports the steps before"
+
+
+def test_the_ledger_names_what_every_step_consumed(dataset: Path, tmp_path: Path, customizer: Any) -> None:
+    history = train(run_of(dataset, tmp_path, customizer))
+    index = load_index(dataset)
+    shard_of = {key: entry.sha256 for entry in index.shards for key in entry.keys}
+    assert [row["step"] for row in history.ledger] == list(range(9))
+    for row, batch in zip(history.ledger, customizer.batches, strict=True):
+        assert len(row["samples"]) == 3
+        assert set(row["shards"]) == {shard_of[item["set"]] for item in row["samples"]}
+        for item, references in zip(row["samples"], batch.references, strict=True):
+            assert item["target"].startswith(item["set"] + "-")
+            assert item["target"] not in item["references"]
+            assert len(item["references"]) == len(references)
+    json.dumps(history.ledger)
+
+
+def test_every_epoch_consumes_every_set_once(dataset: Path, tmp_path: Path, customizer: Any) -> None:
+    section = SECTION.model_copy(update={"steps": 8, "batch": 2})
+    history = train(run_of(dataset, tmp_path, customizer, section))
+    sets = [item["set"] for row in history.ledger for item in row["samples"]]
+    assert Counter(sets[:8]) == Counter(sets[8:]) == Counter(load_index(dataset).keys)
+    assert sets[:8] != sets[8:]
+
+
+def test_the_batch_holds_the_features_that_the_ledger_names(dataset: Path, tmp_path: Path, customizer: Any) -> None:
+    run = run_of(dataset, tmp_path, customizer)
+    history = train(run)
+    texts_dropped = references_dropped = 0
+    for row, batch in zip(history.ledger, customizer.batches, strict=True):
+        for place, item in enumerate(row["samples"]):
+            expected = run.features.image(item["set"], item["target"])
+            assert torch.equal(batch.targets[place]["tokens"], expected["tokens"])
+            for name, given in zip(item["references"], batch.references[place], strict=True):
+                assert torch.equal(given["tokens"], run.features.image(item["set"], name)["tokens"])
+            number, index = item["target"].removeprefix("set-").split("-")
+            prompt = f"a mug {number} {index}" if item["text"] else ""
+            assert torch.equal(batch.texts[place]["pooled"], run.features.text(item["set"], prompt)["pooled"])
+            texts_dropped += not item["text"]
+            references_dropped += not item["references"]
+    assert texts_dropped and references_dropped
+
+
+def test_training_learns(dataset: Path, tmp_path: Path, customizer: Any) -> None:
+    section = SECTION.model_copy(update={"steps": 150, "checkpoint_every": 1000})
+    losses = [row["loss"] for row in train(run_of(dataset, tmp_path, customizer, section)).metrics]
+    assert sum(losses[-20:]) < 0.3 * sum(losses[:20])
+
+
+def test_accumulation_gives_the_gradient_of_the_whole_batch(
+    dataset: Path, tmp_path: Path, make_customizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without noise, two micro-batches of 2 are one batch of 4."""
+    monkeypatch.setattr(torch, "randn", lambda *shape, generator=None: torch.zeros(*shape))
+    histories: list[History] = []
+    for name, batch, accumulate in (("one", 4, 1), ("two", 2, 2)):
+        section = SECTION.model_copy(update={"steps": 3, "batch": batch, "accumulate": accumulate})
+        histories.append(train(run_of(dataset, tmp_path / name, make_customizer(), section)))
+    for one, two in zip(histories[0].metrics, histories[1].metrics, strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
+        assert one["gradient_norm"] == pytest.approx(two["gradient_norm"], rel=1e-4)
+
+
+def test_gradients_are_clipped(dataset: Path, tmp_path: Path, customizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    norms = []
+    step = torch.optim.AdamW.step
+
+    def spy(self: torch.optim.Optimizer, *args: Any) -> Any:
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        norms.append(math.sqrt(sum(float(parameter.grad.square().sum()) for parameter in parameters)))
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    history = train(run_of(dataset, tmp_path, customizer, SECTION.model_copy(update={"max_grad_norm": 0.01})))
+    assert max(norms) <= 0.0101 < max(row["gradient_norm"] for row in history.metrics)
+
+
+def test_a_loss_that_is_not_a_number_ends_with_the_names_of_its_samples(
+    dataset: Path, tmp_path: Path, customizer: Any
+) -> None:
+    customizer.poison = "a mug 4 1"
+    with pytest.raises(TrainingError, match=r"step \d+: loss is nan, at the samples set-4-1; .*lower train\.learning"):
+        train(run_of(dataset, tmp_path, customizer, SECTION.model_copy(update={"steps": 60, "drop_text": 0.0})))
+
+
+def test_a_gradient_that_is_not_a_number_ends_with_the_names_of_the_batch(
+    dataset: Path, tmp_path: Path, customizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = type(customizer).losses
+
+    def steep(*args: Any) -> torch.Tensor:
+        finite = losses(*args)
+        return (finite - finite.detach()).sqrt() + 1
+
+    monkeypatch.setattr(type(customizer), "losses", steep)
+    with pytest.raises(TrainingError, match=r"step 0: gradient norm is nan, at the samples set-\d-\d, set-\d-\d, set"):
+        train(run_of(dataset, tmp_path, customizer))
+
+
+def test_a_checkpoint_of_another_run_is_refused(dataset: Path, tmp_path: Path, make_customizer: Any) -> None:
+    train(run_of(dataset, tmp_path, make_customizer()))
+    assert checkpoints(tmp_path / "checkpoints")
+    with pytest.raises(CheckpointError, match=r"checkpoint of another run \(reader state: seed is 0"):
+        train(run_of(dataset, tmp_path, make_customizer(), seed=1))
+
+
+def test_a_rank_without_samples_is_an_error(dataset: Path, tmp_path: Path, customizer: Any) -> None:
+    run = run_of(dataset, tmp_path, customizer)
+    empty = ShardReader(dataset, seed=0, rank=0, world_size=9)
+    assert len(empty) == 0
+    with pytest.raises(TrainingError, match="rank 0 of 9 has no samples"):
+        train(Run(customizer, empty, run.features, SECTION, 0, tmp_path / "none"))
+
+
+def test_the_learning_rate_is_constant_or_falls_to_zero() -> None:
+    assert [learning_rate(SECTION, step) for step in (0, 8)] == [0.05, 0.05]
+    falling = SECTION.model_copy(update={"learning_rate_decay": "linear", "steps": 10})
+    assert [learning_rate(falling, step) for step in (0, 5, 9)] == pytest.approx([0.05, 0.025, 0.005])
