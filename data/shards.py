@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import webdataset
 from pydantic import BaseModel, ConfigDict, Field
 
 from data.ids import canonical_json
@@ -50,6 +49,15 @@ class ShardEntry(BaseModel):
     keys: list[str]
 
 
+class FileEntry(BaseModel):
+    """A file beside the shards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    bytes: int
+    sha256: str
+
+
 class ShardIndex(BaseModel):
     """`index.json` of a finished stage: all that the next stage reads to find its input."""
 
@@ -59,6 +67,7 @@ class ShardIndex(BaseModel):
     shards: list[ShardEntry]
     failed: list[Failure]
     summary: dict[str, Any] = {}
+    files: list[FileEntry] = Field(default=[], description="everything else in the folder, so that this file vouches")
 
     @property
     def keys(self) -> list[str]:
@@ -107,7 +116,9 @@ class ShardWriter:
         directory.mkdir(parents=True, exist_ok=True)
         self._temporary = directory / f".{self.name}.{os.getpid()}.tmp"
         self._stream = self._temporary.open("wb")
-        self._tar = webdataset.TarWriter(self._stream, encoder=False, mtime=0, user="", group="")
+        from webdataset import TarWriter  # imports torch: seconds that only writers should pay
+
+        self._tar = TarWriter(self._stream, encoder=False, mtime=0, user="", group="")
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,365 @@
+"""The one engine that runs every stage: plan, honour receipts, make the rest, check the budget, publish.
+
+Work goes to artifacts/.work/<stage>/<signature>/, one tar and one receipt per shard. When every receipt is there, the
+shards are hard-linked into artifacts/<stage>/, which appears whole or not at all.
+"""
+
+import json
+import os
+import shutil
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from configs.schema import Recipe, Runtime, load_resolved
+from data.ids import canonical_json
+from data.provenance import make_statement, statement_path, write_statement
+from data.shards import (
+    Failure,
+    FileEntry,
+    Receipt,
+    ShardEntry,
+    ShardError,
+    ShardIndex,
+    load_receipt,
+    receipt_path,
+    sha256_file,
+    write_atomic,
+)
+from data.stage import ShardSpec, StageContext
+from flows.graph import (
+    RECIPE_FILE,
+    Graph,
+    load_graph,
+    stage_signature,
+    tracked_recipe,
+    tracked_values,
+)
+from flows.inputs import check_inputs
+from flows.runners import RUNNERS, Runner, WorkerLostError
+from flows.worker import (
+    RUN_ID_VARIABLE,
+    Job,
+    StageError,
+    check_accounted,
+    disk_full,
+    is_disk_full,
+    make_shard,
+    stage_module,
+)
+
+PLAN_FILE = "plan.json"
+PAUSE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a stage stands; keys are objects or sets."""
+
+    stage: str
+    shards_done: int
+    shards_total: int
+    keys_done: int
+    keys_total: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class StageResult:
+    stage: str
+    signature: str
+    shards: int
+    reused: int
+    keys: int
+    failed: dict[str, int]
+    seconds: float
+
+
+def stage_context(graph: Graph, stage: str, workspace: Path, runtime: Runtime) -> StageContext:
+    """What the stage may see: the part of the active recipe that dvc.yaml tracks for it, and its inputs."""
+    recipe = load_resolved(workspace / RECIPE_FILE)
+    return StageContext(
+        stage=stage,
+        recipe=tracked_recipe(graph, stage, recipe),
+        workspace=workspace,
+        signature=stage_signature(graph, stage, workspace),
+        inputs=graph.node(stage).inputs,
+        device=runtime.device,
+        options={"objaverse_cache": runtime.objaverse_cache, "offline": runtime.offline},
+    )
+
+
+def plan_shards(module: ModuleType, ctx: StageContext) -> list[ShardSpec]:
+    """The stage's plan, checked: shards numbered from 0, keys ascending and in one shard only."""
+    specs = module.plan(ctx)
+    if [spec.index for spec in specs] != list(range(len(specs))):
+        raise StageError(f"{ctx.stage}: plan() numbers its shards {[spec.index for spec in specs][:5]}, not from 0 up")
+    for spec in specs:
+        if list(spec.keys) != sorted(set(spec.keys)):
+            raise StageError(f"{ctx.stage}: plan() gives shard {spec.index} keys that do not ascend")
+    repeated = [key for key, count in Counter(key for spec in specs for key in spec.keys).items() if count > 1]
+    if repeated:
+        raise StageError(f"{ctx.stage}: plan() puts {repeated[:5]} into more than one shard")
+    return specs
+
+
+def finished_shards(ctx: StageContext, specs: list[ShardSpec]) -> dict[int, Receipt]:
+    """Receipts that hold, by shard; one that does not is deleted with a warning, so that its shard is made again."""
+    receipts = {}
+    for spec in specs:
+        try:
+            receipt = load_receipt(ctx.work_dir, spec.index, ctx.signature)
+            if receipt is None:
+                continue
+            check_accounted(ctx.stage, spec, receipt.keys, [failure.key for failure in receipt.failed])
+        except (ShardError, StageError) as error:
+            warn(f"{ctx.stage}: {error}; making shard {spec.index} again")
+            receipt_path(ctx.work_dir, spec.index).unlink()
+            continue
+        receipts[spec.index] = receipt
+    return receipts
+
+
+def warn(message: str) -> None:
+    print(f"WARNING: {message}", file=sys.stderr, flush=True)
+
+
+def run_stage(
+    stage: str,
+    workspace: Path,
+    runtime: Runtime,
+    runner: Runner | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    package: str = "tasks",
+) -> StageResult:
+    """Bring one stage up to date and publish it. `runner` defaults to the one that the runtime names.
+
+    Raises StageError (a shard that cannot be made, the budget, the disk), ConfigError or ShardError (an input).
+    """
+    clock = time.monotonic()
+    workspace = workspace.resolve()
+    graph = load_graph(workspace)
+    module = stage_module(package, graph.node(stage).name)
+    check_inputs(graph, stage, load_resolved(workspace / RECIPE_FILE), workspace)
+    ctx = stage_context(graph, stage, workspace, runtime)
+    specs = plan_shards(module, ctx)
+    receipts = finished_shards(ctx, specs)
+    reused = len(receipts)
+    _write_plan(ctx, specs)
+    tell = on_progress or (lambda progress: None)
+    tell(_progress(ctx, specs, receipts))
+    pending = [spec for spec in specs if spec.index not in receipts]
+    runtime = runtime.model_copy(update={"threads_per_worker": threads_per_worker(runtime, len(specs))})
+    for receipt in _make(ctx, pending, receipts, runtime, runner or RUNNERS[runtime.runner], package):
+        receipts[receipt.index] = receipt
+        tell(_progress(ctx, specs, receipts))
+    ordered = [receipts[spec.index] for spec in specs]
+    failed = sorted((failure for receipt in ordered for failure in receipt.failed), key=lambda item: item.key)
+    check_budget(ctx.recipe, stage, failed, sum(len(spec.keys) for spec in specs))
+    if stage_signature(graph, stage, workspace) != ctx.signature:
+        raise StageError(f"{stage}: its recipe or inputs changed while it ran; run the same command again")
+    try:
+        index = publish(module, ctx, ordered, failed)
+    except OSError as error:
+        if is_disk_full(error):
+            raise disk_full(ctx.output_dir(stage).parent, sum(receipt.bytes for receipt in ordered)) from error
+        raise
+    state(graph, ctx, index, ordered)
+    return StageResult(
+        stage=stage,
+        signature=ctx.signature,
+        shards=len(specs),
+        reused=reused,
+        keys=len(index.keys),
+        failed=dict(Counter(failure.reason for failure in failed)),
+        seconds=time.monotonic() - clock,
+    )
+
+
+def threads_per_worker(runtime: Runtime, shards: int) -> int:
+    """Threads for each shard. By default what the plan and the machine give, never the number of workers: some
+    kernels add in another order with another number of threads, and equal recipes must give equal bytes."""
+    return runtime.threads_per_worker or max(1, (os.cpu_count() or 1) // max(1, shards))
+
+
+def _make(
+    ctx: StageContext,
+    pending: list[ShardSpec],
+    receipts: dict[int, Receipt],
+    runtime: Runtime,
+    runner: Runner,
+    package: str,
+) -> Iterator[Receipt]:
+    """Receipts of the pending shards as they finish. After a shard that crashed no new one is begun."""
+    waiting = {spec.index: spec for spec in pending}
+    losses = 0
+    while waiting:
+        errors: list[tuple[int, Exception]] = []
+        for job, result in runner(make_shard, _jobs(ctx, waiting, receipts, runtime, package, errors), runtime):
+            if isinstance(result, Exception):
+                errors.append((job.spec.index, result))
+                continue
+            del waiting[job.spec.index]
+            yield result
+        crashes = [(index, error) for index, error in errors if not isinstance(error, WorkerLostError)]
+        if crashes:
+            raise _crash(ctx, *min(crashes, key=lambda crash: crash[0]))
+        losses += bool(errors)
+        if losses > runtime.retries:
+            raise StageError(
+                f"{ctx.stage}: worker processes died {losses} times, most likely for lack of memory; use fewer "
+                f"workers (syncd run --workers N) or max_tasks_per_worker in the runtime; finished shards are kept"
+            ) from errors[0][1]
+        if errors:
+            warn(f"{ctx.stage}: {errors[0][1]}; making the {len(waiting)} unfinished shards with new workers")
+
+
+def _jobs(
+    ctx: StageContext,
+    waiting: dict[int, ShardSpec],
+    receipts: dict[int, Receipt],
+    runtime: Runtime,
+    package: str,
+    errors: list[Any],
+) -> Iterator[Job]:
+    for spec in list(waiting.values()):
+        if errors:
+            return
+        sizes = [receipt.bytes for receipt in islice(receipts.values(), 64)]
+        yield Job(
+            ctx=ctx,
+            spec=spec,
+            package=package,
+            retries=runtime.retries,
+            pause_seconds=PAUSE_SECONDS,
+            min_free_bytes=int(runtime.min_free_disk_gb * 1e9),
+            expected_bytes=sum(sizes) // len(sizes) if sizes else 0,
+        )
+
+
+def _crash(ctx: StageContext, index: int, error: Exception) -> Exception:
+    if isinstance(error, StageError):
+        return error
+    crash = StageError(
+        f"{ctx.stage}: shard {index}: {type(error).__name__}: {error} "
+        f"(details: syncd run-shard {ctx.stage} --index {index} --debug; finished shards are kept)"
+    )
+    crash.__cause__ = error
+    return crash
+
+
+def check_budget(recipe: Recipe, stage: str, failed: Iterable[Failure], total: int) -> None:
+    """Raise StageError if more keys failed than `max_failed_fraction` of the stage allows."""
+    allowed = getattr(getattr(recipe, stage), "max_failed_fraction", 0.0)
+    failed = list(failed)
+    if len(failed) <= allowed * total:
+        return
+    reasons = Counter(failure.reason for failure in failed).most_common()
+    listed = ", ".join(f"{count} {reason}" for reason, count in reasons)
+    first = failed[0]
+    raise StageError(
+        f"{stage}: {len(failed)} of {total} keys failed ({listed}), more than {stage}.max_failed_fraction {allowed:g} "
+        f"allows; first: {first.key}: {first.reason}: {first.detail[:200]}; try them again with: syncd retry-failed "
+        f"{stage}; accept them with: syncd run --set {stage}.max_failed_fraction={_rounded_up(len(failed) / total)}"
+    )
+
+
+def _rounded_up(share: float) -> float:
+    return min(1.0, int(share * 100 + 1) / 100)
+
+
+def _write_plan(ctx: StageContext, specs: list[ShardSpec]) -> None:
+    """The size of the work, for `syncd status` to read while the stage runs."""
+    ctx.work_dir.mkdir(parents=True, exist_ok=True)
+    size = {"signature": ctx.signature, "shards": len(specs), "keys": sum(len(spec.keys) for spec in specs)}
+    write_atomic(ctx.work_dir / PLAN_FILE, canonical_json(size))
+
+
+def _progress(ctx: StageContext, specs: list[ShardSpec], receipts: dict[int, Receipt]) -> Progress:
+    return Progress(
+        stage=ctx.stage,
+        shards_done=len(receipts),
+        shards_total=len(specs),
+        keys_done=sum(len(receipt.keys) + len(receipt.failed) for receipt in receipts.values()),
+        keys_total=sum(len(spec.keys) for spec in specs),
+        failed=sum(len(receipt.failed) for receipt in receipts.values()),
+    )
+
+
+def publish(module: ModuleType, ctx: StageContext, receipts: list[Receipt], failed: list[Failure]) -> ShardIndex:
+    """Build the stage's output folder beside its place, then move it there in one step."""
+    target = ctx.output_dir(ctx.stage)
+    building = target.with_name(f".{ctx.stage}.building")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    for receipt in receipts:
+        _link(ctx.work_dir / receipt.name, building / receipt.name)
+    entries = [ShardEntry(**receipt.model_dump(include={"name", "bytes", "sha256", "keys"})) for receipt in receipts]
+    index = ShardIndex(stage=ctx.stage, signature=ctx.signature, shards=entries, failed=failed)
+    summary = module.finalize(ctx, index, building)
+    lines = [canonical_json(failure.model_dump()) + b"\n" for failure in failed]
+    write_atomic(building / "failures.jsonl", b"".join(lines))
+    if not (building / "metrics.json").exists():
+        write_atomic(building / "metrics.json", _pretty(_metrics(index, summary)))
+    index = index.model_copy(update={"summary": summary, "files": _files_beside(building, entries)})
+    write_atomic(building / "index.json", _pretty(index.model_dump(mode="json")))
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(building, target)
+    for leftover in ctx.work_dir.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+    return index
+
+
+def state(graph: Graph, ctx: StageContext, index: ShardIndex, receipts: list[Receipt]) -> dict[str, Any]:
+    """Write the provenance statement of a published stage."""
+    node = graph.node(ctx.stage)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    starts = [str(receipt.run["started"]) for receipt in receipts if "started" in receipt.run]
+    run = {
+        "invocationId": os.environ.get(RUN_ID_VARIABLE) or str(uuid.uuid4()),
+        "startedOn": min(starts, default=now),
+        "finishedOn": now,
+    }
+    parameters = tracked_values(node, ctx.workspace)
+    statement = make_statement(ctx.workspace, index, parameters, node.inputs, receipts, run)
+    return write_statement(statement_path(ctx.workspace, ctx.stage), statement, ctx.work_dir / "statement.json")
+
+
+def _link(source: Path, target: Path) -> None:
+    """Hard link, or a copy where the file system has none (shards are replaced, never opened for writing)."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        shutil.copyfile(source, target)
+
+
+def _files_beside(folder: Path, entries: list[ShardEntry]) -> list[FileEntry]:
+    shards = {entry.name for entry in entries}
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [
+        FileEntry(name=name, bytes=path.stat().st_size, sha256=sha256_file(path))
+        for path in paths
+        if (name := path.relative_to(folder).as_posix()) not in shards
+    ]
+
+
+def _metrics(index: ShardIndex, summary: dict[str, Any]) -> dict[str, Any]:
+    numbers = {key: value for key, value in summary.items() if isinstance(value, int | float | dict)}
+    failed = dict(Counter(failure.reason for failure in index.failed))
+    return {"keys": len(index.keys), "failed": failed, **numbers}
+
+
+def _pretty(value: Any) -> bytes:
+    text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+    return text.encode() + b"\n"
