@@ -1,5 +1,6 @@
 """The dataset's card: what is in it, under which terms, how it was made and how to read it."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -92,9 +93,9 @@ in its record); give credit there where the licence asks for it. The images were
 an image; this card grants nothing beyond them.
 
 ## How it was made
-Depth, masks and correspondences were rendered from the meshes; the images of a set were generated together with masked
-shared attention; all were scored, and kept or dropped by the thresholds below. Each image has a seed of its own,
-derived from the run seed and the id of the image, and recorded with it.
+Views of each mesh were rendered; the images of a set were generated together from them, with the settings that its
+record holds; all were scored, and kept or dropped by the thresholds below. Each image has a seed of its own, derived
+from the run seed and the id of the image, and recorded with it.
 
 {_table(("generator", "sets"), facts.generators)}
 
@@ -103,7 +104,7 @@ derived from the run seed and the id of the image, and recorded with it.
 ## Selection
 {_table(("threshold", "value"), facts.thresholds)}
 
-Kept: {_percent(facts.set_yield)} of the sets and {_percent(facts.image_yield)} of the images that were generated.
+Kept: {_percent(facts.set_yield)} of the sets and {_percent(facts.image_yield)} of the images that were scored.
 Images dropped, by reason: {_listed(facts.dropped_images) or "none"}.
 
 ## Categories
@@ -123,7 +124,7 @@ def _listed(counts: dict[str, int]) -> str:
     return ", ".join(f"{name}: {count}" for name, count in counts.items())
 
 
-def _table(header: tuple[str, str], rows: dict[str, object]) -> str:
+def _table(header: tuple[str, str], rows: Mapping[str, object]) -> str:
     cells = [(_cell(name), _cell(value)) for name, value in rows.items()]
     return "\n".join(f"| {left} | {right} |" for left, right in (header, ("---", "---"), *cells))
 

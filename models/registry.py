@@ -187,7 +187,7 @@ def pin_miniature(registry: Path = CONFIGS / "models.yaml") -> dict[str, str]:
             raise ModelError(f"model {name}: no folder {folder}; make it with: syncd miniature train")
         pinned[name] = folder_digest(folder)
         section = re.compile(rf"^({re.escape(name)}:.*\n(?:[ \t#].*\n|\n)*?[ \t]+revision:[ \t]*)(\S+)", re.MULTILINE)
-        text, count = section.subn(lambda match, digest=pinned[name]: match.group(1) + digest, text)
+        text, count = section.subn(rf"\g<1>{pinned[name]}", text)
         if count != 1:
             raise ModelError(f"{registry}: model {name} has no line `revision: ...` of its own to rewrite")
     write_atomic(registry, text.encode())

@@ -25,7 +25,9 @@ def plan(ctx: StageContext) -> list[ShardSpec]:
 
 def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     """All images of the shard are embedded together, in batches that its keys alone determine."""
-    sets, images, masks = [], [], []
+    sets: list[tuple[GeneratedRecord, slice]] = []
+    images: list[np.ndarray] = []
+    masks: list[np.ndarray] = []
     for sample in ctx.read("generate", spec.keys):
         record = GeneratedRecord.model_validate(sample.record)
         pictures, objects = _pictures(sample, record)

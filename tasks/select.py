@@ -82,7 +82,8 @@ def _low_identity(pairs_kk: np.ndarray, left: list[int], threshold: float) -> di
 
 
 def _near_duplicates(pairs_kk: np.ndarray, best_first: list[int], threshold: float) -> dict[int, Reason]:
-    found, taken = {}, []
+    found: dict[int, Reason] = {}
+    taken: list[int] = []
     for image in best_first:
         nearest = max((float(pairs_kk[image, other]) for other in taken), default=-1.0)
         if nearest > threshold:

@@ -18,6 +18,8 @@ class ClipScorer:
 
     def __init__(self, model: CLIPModel, tokenizer: Any, processor: Any) -> None:
         self.model, self.tokenizer, self.processor = model, tokenizer, processor
+        config: Any = model.config.text_config
+        self.text_length: int = config.max_position_embeddings
 
     @classmethod
     def from_pretrained(cls, folder: Path, device: str, dtype: torch.dtype) -> Self:
@@ -51,7 +53,7 @@ class ClipScorer:
                 list(part),
                 padding="max_length",
                 truncation=True,
-                max_length=self.model.config.text_config.max_position_embeddings,
+                max_length=self.text_length,
                 return_tensors="pt",
             ).to(self.model.device)
             ids, mask = tokens["input_ids"], tokens["attention_mask"]
