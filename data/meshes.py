@@ -1,7 +1,9 @@
 """Mesh files to scenes in a unit box. Bad input raises MeshError with a reason; nothing else is ever read."""
 
+import base64
 import io
 import json
+import re
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -25,12 +27,14 @@ class MeshError(Exception):
     """A mesh that cannot be rendered.
 
     `reason` is a code to group by: file_type (not one of FILE_TYPES), corrupt (cut short or malformed),
-    external_files (refers to files beside it), unsupported (needs a glTF extension that is not read), bad_texture
+    external_files (refers to files beside it), unsupported (needs a glTF feature that is not read), bad_texture
     (an image that does not decode), empty (no geometry in the scene), no_faces (points or lines only), not_finite
     (NaN or infinite vertices), degenerate (no extent, or no face with an area), too_large (too many faces).
     """
 
     def __init__(self, reason: str, detail: str) -> None:
+        # Memory addresses in the texts of other libraries would make equal failures look different.
+        detail = re.sub(r" at 0x[0-9a-fA-F]+", "", detail)
         super().__init__(reason, detail)
         self.reason, self.detail = reason, detail
 
@@ -79,16 +83,15 @@ def load_mesh(data: bytes, file_type: str, max_faces: int = MAX_FACES) -> trimes
         raise MeshError("no_faces", f"the scene holds no triangle, only {kinds}")
     if kind in ("obj", "ply"):
         for mesh in meshes:
-            _linearise_colours(mesh)
+            linearise_colours(mesh)
     _normalise(meshes)
     return trimesh.Scene({f"{index:04d}": mesh for index, mesh in enumerate(meshes)})
 
 
 def bounding_radius(scene: trimesh.Scene) -> float:
     """Radius of the sphere about the origin that holds the scene: what a camera's distance is chosen by."""
-    return max(
-        float(np.linalg.norm(mesh.vertices[np.unique(mesh.faces)], axis=1).max()) for mesh in scene.geometry.values()
-    )
+    corners = (mesh.vertices[np.unique(mesh.faces)] for mesh in scene.geometry.values())
+    return max(float(np.linalg.norm(points, axis=1).max()) for points in corners)
 
 
 def _parse(data: bytes, kind: str) -> trimesh.Scene:
@@ -122,9 +125,21 @@ def _instances(scene: trimesh.Scene, max_faces: int) -> Iterator[Any]:
             raise MeshError("not_finite", f"the transform of node {name!r} is not finite")
         if isinstance(geometry, trimesh.Trimesh):
             _check_arrays(geometry, str(key))
-            geometry = geometry.copy()
-            geometry.apply_transform(transform)
+            geometry = _placed(geometry, transform)
         yield geometry
+
+
+def _placed(mesh: trimesh.Trimesh, transform: np.ndarray) -> trimesh.Trimesh:
+    """A transformed copy that keeps the file's normals (in trimesh's cache) and shares the material."""
+    placed = mesh.copy(include_cache=True, include_visual=False)
+    placed.apply_transform(transform)
+    if mesh.visual.kind == "texture":
+        placed.visual = trimesh.visual.TextureVisuals(uv=mesh.visual.uv, material=mesh.visual.material)
+        for name, values in mesh.visual.vertex_attributes.items():
+            placed.visual.vertex_attributes[name] = values
+    else:
+        placed.visual = mesh.visual.copy()
+    return placed
 
 
 def _check_arrays(mesh: trimesh.Trimesh, name: str) -> None:
@@ -147,9 +162,10 @@ def _normalise(meshes: list[trimesh.Trimesh]) -> None:
     longest = float((high - low).max())
     if not np.isfinite(longest):
         raise MeshError("not_finite", f"the extent {longest} of the scene is not finite")
+    offset = float(np.abs([low, high]).max())
     # Below 1e-6 of the offset, float32 positions, which mesh files store, hold no shape.
-    if longest <= 1e-6 * float(np.abs([low, high]).max()) or longest < 1e-30:
-        raise MeshError("degenerate", f"the longest side is {longest:g}: all vertices coincide")
+    if longest <= 1e-6 * offset or longest < 1e-30:
+        raise MeshError("degenerate", f"the longest side is {longest:g}, {offset:g} off the origin: no shape is left")
     matrix = np.eye(4)
     matrix[:3, :3] /= longest
     matrix[:3, 3] = -(low + high) / 2 / longest
@@ -165,14 +181,15 @@ def _has_area(mesh: trimesh.Trimesh) -> bool:
     return bool((np.linalg.norm(np.cross(b - a, c - a), axis=1) > 1e-12).any())
 
 
-def _linearise_colours(mesh: trimesh.Trimesh) -> None:
+def linearise_colours(mesh: trimesh.Trimesh) -> None:
+    """Vertex or face colours from sRGB, as OBJ and PLY hold them, to linear, as glTF does; in place."""
     if mesh.visual.kind == "vertex":
-        mesh.visual.vertex_colors = _srgb_to_linear8(mesh.visual.vertex_colors)
+        mesh.visual.vertex_colors = _linear8(mesh.visual.vertex_colors)
     elif mesh.visual.kind == "face":
-        mesh.visual.face_colors = _srgb_to_linear8(mesh.visual.face_colors)
+        mesh.visual.face_colors = _linear8(mesh.visual.face_colors)
 
 
-def _srgb_to_linear8(colours: np.ndarray) -> np.ndarray:
+def _linear8(colours: np.ndarray) -> np.ndarray:
     value = colours[:, :3] / 255.0
     linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
     return np.concatenate([np.round(linear * 255).astype(np.uint8), colours[:, 3:]], axis=1)
@@ -190,7 +207,7 @@ def _check_gltf(data: bytes, kind: str, max_faces: int) -> None:
             if uri is not None and not uri.startswith("data:"):
                 raise MeshError("external_files", f"the mesh refers to {uri!r}; embed it")
         _check_counts(tree, len(data), max_faces)
-        _check_images(tree, binary)
+        _check_textures(tree, binary)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise MeshError("corrupt", f"malformed glTF: {type(error).__name__}: {error}") from error
 
@@ -242,17 +259,45 @@ def _json(data: bytes) -> dict[str, Any]:
     return tree
 
 
-def _check_images(tree: dict[str, Any], binary: bytes) -> None:
-    """Every embedded image in the GLB's own buffer must be one that Pillow opens; trimesh would drop it silently."""
-    for index, image in enumerate(tree.get("images", [])):
-        if "bufferView" not in image:
-            continue
-        view = tree["bufferViews"][image["bufferView"]]
-        if view.get("buffer", 0) != 0 or not binary:
-            continue
-        start = view.get("byteOffset", 0)
+def _check_textures(tree: dict[str, Any], binary: bytes) -> None:
+    """Textures that give colour must be readable and lie as trimesh reads them; it would drop them silently."""
+    sources = set()
+    for material in tree.get("materials", []):
+        glossy = material.get("extensions", {}).get("KHR_materials_pbrSpecularGlossiness", {})
+        base = material.get("pbrMetallicRoughness", {})
+        slots = (base.get("baseColorTexture"), material.get("emissiveTexture"), glossy.get("diffuseTexture"))
+        for slot in (slot for slot in slots if slot is not None):
+            shift = slot.get("extensions", {}).get("KHR_texture_transform", {})
+            if slot.get("texCoord", 0) or any(shift.get(key) for key in ("offset", "rotation", "scale", "texCoord")):
+                raise MeshError("unsupported", "a texture is placed by KHR_texture_transform or a second set of UVs")
+            texture = tree["textures"][slot["index"]]
+            source = texture.get("extensions", {}).get("EXT_texture_webp", texture).get("source")
+            if source is None:
+                formats = ", ".join(sorted(texture.get("extensions", {}))) or "no image"
+                raise MeshError("unsupported", f"texture {slot['index']} has {formats}; PNG, JPEG and WebP are read")
+            sources.add(source)
+    for source in sorted(sources):
+        image = tree["images"][source]
+        if image.get("mimeType") == "image/ktx2":
+            raise MeshError("unsupported", f"image {source} is KTX2; PNG, JPEG and WebP are read")
         try:
-            with Image.open(io.BytesIO(binary[start : start + view["byteLength"]])) as opened:
-                opened.load()
+            with Image.open(io.BytesIO(_image_bytes(tree, image, binary))):
+                pass
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise MeshError("bad_texture", f"image {index} ({image.get('mimeType')}): {error}") from error
+            raise MeshError(
+                "bad_texture", f"image {source} ({image.get('mimeType')}) does not open: {error}"
+            ) from error
+
+
+def _image_bytes(tree: dict[str, Any], image: dict[str, Any], binary: bytes) -> bytes:
+    if "bufferView" not in image:
+        return _embedded(image["uri"])
+    view = tree["bufferViews"][image["bufferView"]]
+    buffer = tree["buffers"][view.get("buffer", 0)]
+    data = _embedded(buffer["uri"]) if "uri" in buffer else binary
+    start = view.get("byteOffset", 0)
+    return data[start : start + view["byteLength"]]
+
+
+def _embedded(uri: str) -> bytes:
+    return base64.b64decode(uri.partition("base64,")[2])

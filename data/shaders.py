@@ -40,7 +40,6 @@ uniform sampler2D emissive_texture;
 uniform vec3 key_direction;
 uniform vec3 fill_direction;
 uniform vec3 light_strength;
-uniform float unlit;
 layout(location = 0) out vec4 out_color;
 layout(location = 1) out float out_depth;
 void main() {
@@ -52,7 +51,7 @@ void main() {
     float light = light_strength.x
         + light_strength.y * max(dot(n, key_direction), 0.0)
         + light_strength.z * max(dot(n, fill_direction), 0.0);
-    vec3 linear = base.rgb * mix(light, 1.0, unlit) + emissive_factor * texture(emissive_texture, uv_0).rgb;
+    vec3 linear = base.rgb * light + emissive_factor * texture(emissive_texture, uv_0).rgb;
     out_color = vec4(clamp(linear, 0.0, 1.0), 1.0);
     out_depth = z_depth;
 }

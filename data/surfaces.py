@@ -23,19 +23,15 @@ class Surface:
     base_factor: tuple[float, float, float, float]
     """Linear RGBA, multiplied with texture and vertex colour."""
     emissive_factor: tuple[float, float, float]
-    base_texture: np.ndarray | None
-    """(H, W, 4) uint8 sRGB, rows from the bottom."""
-    emissive_texture: np.ndarray | None
+    base_texture: Image.Image | None
+    """sRGB; `texture_pixels` decodes it. Surfaces may share one image."""
+    emissive_texture: Image.Image | None
     alpha_cutoff: float
     """Fragments below are not drawn; 0 draws all."""
-    unlit: bool = False
 
 
 def surface_of(mesh: trimesh.Trimesh) -> Surface:
-    """Metals and gloss are drawn matt: there are no surroundings to reflect, and colours stay those of the asset.
-
-    Raises MeshError bad_texture for an image that does not decode.
-    """
+    """Metals and gloss are drawn matt: there are no surroundings to reflect, and colours stay those of the asset."""
     if mesh.visual.kind == "face":
         colours = np.repeat(mesh.visual.face_colors, 3, axis=0)
         normals = np.repeat(mesh.face_normals, 3, axis=0)
@@ -51,14 +47,25 @@ def surface_of(mesh: trimesh.Trimesh) -> Surface:
     return _assemble(positions, normals, indices, None, None, _UNDEFINED)
 
 
+def texture_pixels(image: Image.Image) -> np.ndarray:
+    """(H, W, 4) uint8, rows from the bottom, a side at most MAX_TEXTURE. Raises MeshError bad_texture."""
+    try:
+        pixels = image.convert("RGBA")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise MeshError("bad_texture", f"a texture does not decode: {error}") from error
+    factor = -(-max(pixels.size) // MAX_TEXTURE)
+    if factor > 1:
+        pixels = pixels.reduce(factor)
+    return np.ascontiguousarray(np.asarray(pixels)[::-1])
+
+
 @dataclass(frozen=True)
 class _Material:
     base: tuple[float, float, float, float]
     emissive: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    base_texture: np.ndarray | None = None
-    emissive_texture: np.ndarray | None = None
+    base_texture: Image.Image | None = None
+    emissive_texture: Image.Image | None = None
     cutoff: float = 0.0
-    unlit: bool = False
 
 
 _PLAIN = _Material((1.0, 1.0, 1.0, 1.0))
@@ -76,17 +83,15 @@ def _material(material: trimesh.visual.material.Material) -> _Material:
         return _Material(
             base,
             emissive[:3],  # type: ignore[arg-type]
-            _pixels(material.baseColorTexture),
-            _pixels(material.emissiveTexture),
+            material.baseColorTexture,
+            material.emissiveTexture,
             cutoff,
         )
-    simple = material.to_simple() if hasattr(material, "to_simple") else material
-    texture = _pixels(getattr(simple, "image", None))
-    diffuse = np.array(_unit(getattr(simple, "diffuse", (255, 255, 255, 255))))
-    # OBJ colours are sRGB by custom.
-    linear = np.where(diffuse <= 0.04045, diffuse / 12.92, ((diffuse + 0.055) / 1.055) ** 2.4)
-    linear[3] = 1.0
-    return _Material(tuple(linear.tolist()) if texture is None else (1.0, 1.0, 1.0, 1.0), base_texture=texture)
+    # OBJ: the diffuse colour is used as it is, as trimesh does when it writes glTF.
+    texture, diffuse = getattr(material, "image", None), getattr(material, "diffuse", None)
+    if texture is not None or diffuse is None:
+        return _Material((1.0, 1.0, 1.0, 1.0), base_texture=texture)
+    return _Material((*_unit(diffuse)[:3], 1.0))
 
 
 def _unit(colour: np.ndarray) -> tuple[float, float, float, float]:
@@ -95,19 +100,6 @@ def _unit(colour: np.ndarray) -> tuple[float, float, float, float]:
     scaled = values / 255.0 if np.issubdtype(values.dtype, np.integer) else values.astype(np.float64)
     full = np.append(scaled, 1.0)[:4] if len(scaled) == 3 else scaled[:4]
     return tuple(np.clip(full, 0.0, 1.0).tolist())
-
-
-def _pixels(image: Image.Image | None) -> np.ndarray | None:
-    if image is None:
-        return None
-    try:
-        small = image.convert("RGBA")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise MeshError("bad_texture", f"a texture does not decode: {error}") from error
-    factor = -(-max(small.size) // MAX_TEXTURE)
-    if factor > 1:
-        small = small.reduce(factor)
-    return np.ascontiguousarray(np.asarray(small)[::-1])
 
 
 def _assemble(
@@ -140,5 +132,4 @@ def _assemble(
         base_texture=material.base_texture if has_uv else None,
         emissive_texture=material.emissive_texture if has_uv else None,
         alpha_cutoff=material.cutoff,
-        unlit=material.unlit,
     )
