@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from data.correspondence import Correspondence
+from data.correspondence import Correspondence
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class SetRequest:
     """(K, H, W) floats in [0, 1], normalised inverse depth, background 0; None: no depth condition."""
     masks: np.ndarray | None = None
     """(K, H, W) bool, True on the object; shared attention needs them."""
-    correspondences: "dict[tuple[int, int], Correspondence] | None" = None
+    correspondences: dict[tuple[int, int], Correspondence] | None = None
     """By (target, source); warping needs every pair with source < target and uses only those."""
 
     def __post_init__(self) -> None:

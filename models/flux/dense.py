@@ -28,11 +28,13 @@ class DenseAttnProcessor:
     ) -> None:
         batch, count = visible_bn.shape
         joint = text_tokens + count
+        device = visible_bn.device
         self.order = torch.tensor(
-            [[b - b % set_size + (b + step) % set_size for step in range(set_size)] for b in range(batch)]
+            [[b - b % set_size + (b + step) % set_size for step in range(set_size)] for b in range(batch)],
+            device=device,
         )
         """(B, K): the image itself, then the next images of its set, cyclic."""
-        self.bias = torch.full((batch, 1, joint, set_size * joint), float("-inf"), dtype=dtype)
+        self.bias = torch.full((batch, 1, joint, set_size * joint), float("-inf"), dtype=dtype, device=device)
         self.bias[..., :joint] = 0
         for b in range(batch):
             for step in range(1, set_size):
@@ -42,7 +44,10 @@ class DenseAttnProcessor:
             [step if rope == "release" else (b + step) % set_size for step in range(set_size)] for b in range(batch)
         ]
         angles = [
-            [pos_embed(torch.cat([text_ids(text_tokens), image_ids(height, width, row * height)])) for row in rows]
+            [
+                pos_embed(torch.cat([text_ids(text_tokens, device), image_ids(height, width, row * height, device)]))
+                for row in rows
+            ]
             for rows in places
         ]
         self.query_rotary: Rotary = tuple(torch.stack([row[0][part] for row in angles]) for part in (0, 1))

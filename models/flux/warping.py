@@ -6,15 +6,13 @@ So image 0 is never changed and no two images trade places. Sources are read bef
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from data.correspondence import Correspondence
+from data.correspondence import Correspondence
 
 # Correspondences are float32 in [0, 1]; this rounds their error away, so that whole-token shifts are exact copies.
 POSITION_STEPS = 1024
@@ -42,7 +40,7 @@ class Warp:
 
 
 def plan_warp(
-    correspondences: "Sequence[Mapping[tuple[int, int], Correspondence]]",
+    correspondences: Sequence[Mapping[tuple[int, int], Correspondence]],
     set_size: int,
     height: int,
     width: int,

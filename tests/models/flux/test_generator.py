@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from diffusers import FluxControlPipeline, FluxPipeline, FluxTransformer2DModel
 
+from data.correspondence import Correspondence
 from models.flux.generator import FluxGenerator
 from models.flux.layout import pack
 from models.flux.model import FluxModel
@@ -42,11 +42,11 @@ def text_model(flux_folder: Folder) -> FluxGenerator:
     return FluxGenerator.from_pretrained(flux_folder(False, True), "cpu", "float32")
 
 
-def shift(cells: int = 16) -> SimpleNamespace:
+def shift(cells: int = 16) -> Correspondence:
     """Everything one token to the right."""
     centres = (np.arange(cells, dtype=np.float32) + 0.5) / cells
     x, y = np.meshgrid(centres + 0.25, centres)
-    return SimpleNamespace(uv=np.stack([x, y], -1), visible=np.ones((cells, cells), bool))
+    return Correspondence(uv=np.stack([x, y], -1), visible=np.ones((cells, cells), bool))
 
 
 def request(size: int = 2, first_seed: int = 10, depth: bool = False) -> SetRequest:

@@ -1,24 +1,23 @@
 """Warping (thesis Eq. 5.2): exact on whole tokens, bilinear between, safe at the border, in a fixed source order."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from data.correspondence import Correspondence
 from models.flux.warping import match_tokens, plan_warp
 
 HEIGHT, WIDTH = 4, 6
 COUNT = HEIGHT * WIDTH
 
 
-def correspondence(dx: float, dy: float, cells: int = 24, visible: np.ndarray | None = None) -> SimpleNamespace:
+def correspondence(dx: float, dy: float, cells: int = 24, visible: np.ndarray | None = None) -> Correspondence:
     """Every cell corresponds to the place (dx, dy), in tokens of the grid, to its right and below."""
     centres = (np.arange(cells, dtype=np.float32) + np.float32(0.5)) / np.float32(cells)
     x, y = np.meshgrid(centres + np.float32(dx / WIDTH), centres + np.float32(dy / HEIGHT))
     shown = np.ones((cells, cells), bool) if visible is None else visible
-    return SimpleNamespace(uv=np.stack([x, y], -1).astype(np.float32), visible=shown)
+    return Correspondence(uv=np.stack([x, y], -1).astype(np.float32), visible=shown)
 
 
 def tokens(images: int) -> Tensor:

@@ -1,0 +1,145 @@
+"""Masked shared attention: gathered keys against the dense bias, and against images that share nothing.
+
+    python -m benchmarks.msa [--tokens 1024] [--device cuda --dtype bfloat16]
+
+One call of a FLUX transformer with random weights for one set of K images. "largest difference" is between the outputs
+of the gathered and the dense form (outputs are of order 1). Times are medians of interleaved repeats in one process;
+compare ratios within a table, not milliseconds between machines.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from diffusers import FluxTransformer2DModel
+from diffusers.utils import logging
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from models.flux.dense import DenseAttnProcessor
+from models.flux.layout import image_ids, text_ids
+from models.flux.processor import SharedAttnProcessor
+from models.flux.sharing import share_keys
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def ragged_masks(images: int, side: int, share: float, generator: torch.Generator) -> Tensor:
+    """(images, side * side) bool: rectangles of about `share` of the tokens, from 0.75 to 1.25 times as many."""
+    masks = torch.zeros(images, side, side, dtype=torch.bool)
+    for index, mask in enumerate(masks):
+        wanted = min(1.0, share * (0.75 + 0.5 * index / max(1, images - 1))) if share < 1 else 1.0
+        height = max(1, round(side * wanted**0.5))
+        width = min(side, max(1, round(side * side * wanted / height)))
+        top = int(torch.randint(side - height + 1, (1,), generator=generator))
+        left = int(torch.randint(side - width + 1, (1,), generator=generator))
+        mask[top : top + height, left : left + width] = True
+    return masks.flatten(1)
+
+
+def interleaved(calls: dict[str, Callable[[], Tensor]], repeats: int, device: torch.device) -> dict[str, float]:
+    """Median seconds of each call, one of each per round after a warm-up round."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for round_ in range(repeats + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if round_:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def compare(options: argparse.Namespace, transformer: FluxTransformer2DModel, size: int, share: float) -> list[str]:
+    device, dtype = torch.device(options.device), DTYPES[options.dtype]
+    side = int(options.tokens**0.5)
+    generator = torch.Generator().manual_seed(options.seed)
+    visible = ragged_masks(size, side, share, generator).to(device)
+    batch = {
+        "hidden_states": torch.randn(size, side * side, 64, generator=generator).to(device, dtype),
+        "encoder_hidden_states": torch.randn(size, options.text, 64, generator=generator).to(device, dtype),
+        "pooled_projections": torch.randn(size, 64, generator=generator).to(device, dtype),
+        "timestep": torch.full((size,), 0.7, device=device),
+        "img_ids": image_ids(side, side, device=device),
+        "txt_ids": text_ids(options.text, device=device),
+    }
+    plan = (visible, size, side, side, options.text, options.rope, transformer.pos_embed)
+    gathered, dense = SharedAttnProcessor(), DenseAttnProcessor(*plan, dtype=dtype)
+    shared = share_keys(*plan)
+
+    def call(processor: object, **kwargs: object) -> Tensor:
+        transformer.set_attn_processor(processor)
+        return transformer(**batch, joint_attention_kwargs=kwargs, return_dict=False)[0]
+
+    calls = {
+        "gathered": lambda: call(gathered, shared=shared),
+        "dense": lambda: call(dense),
+        "independent": lambda: call(gathered),
+    }
+    difference = (calls["gathered"]().float() - calls["dense"]().float()).abs().max().item()
+    seconds = interleaved(calls, options.repeats, device)
+    return [
+        str(size),
+        f"{visible.float().mean().item():.0%}",
+        f"{difference:.1e}",
+        *(f"{seconds[name] * 1e3:.1f}" for name in ("gathered", "dense", "independent")),
+        f"{seconds['gathered'] / seconds['dense']:.2f}",
+        f"{seconds['gathered'] / seconds['independent']:.2f}",
+        f"{seconds['dense'] / seconds['independent']:.2f}",
+    ]
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[2, 3, 4], help="images per set, K")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.1, 0.3, 0.5], help="object share of the tokens")
+    parser.add_argument("--tokens", type=int, default=576, help="image tokens per image, a square number")
+    parser.add_argument("--text", type=int, default=64, help="text tokens per image")
+    parser.add_argument("--heads", type=int, default=6, help="heads of 64 channels; 6 is width 384")
+    parser.add_argument("--double", type=int, default=2, help="double-stream blocks")
+    parser.add_argument("--single", type=int, default=4, help="single-stream blocks")
+    parser.add_argument("--rope", choices=["release", "stacked"], default="release")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads on a CPU")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    if int(options.tokens**0.5) ** 2 != options.tokens:
+        parser.error(f"--tokens is {options.tokens}; allowed: square numbers such as 256, 576, 1024")
+    logging.set_verbosity_error()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    transformer = FluxTransformer2DModel(
+        num_layers=options.double,
+        num_single_layers=options.single,
+        attention_head_dim=64,
+        num_attention_heads=options.heads,
+        joint_attention_dim=64,
+        pooled_projection_dim=64,
+        axes_dims_rope=(16, 24, 24),
+    ).to(options.device, DTYPES[options.dtype])
+    where = (
+        torch.cuda.get_device_name(options.device) if options.device != "cpu" else f"{options.threads} CPU thread(s)"
+    )
+    table = Table(
+        title=f"width {64 * options.heads}, {options.double}+{options.single} blocks, {options.tokens} image and "
+        f"{options.text} text tokens per image, {options.dtype}, {where}, median of {options.repeats}"
+    )
+    for name in ("K", "object", "largest difference", "gathered ms", "dense ms", "independent ms"):
+        table.add_column(name, justify="right")
+    for name in ("gathered / dense", "gathered / independent", "dense / independent"):
+        table.add_column(name, justify="right")
+    for size in options.sizes:
+        for share in options.shares:
+            table.add_row(*compare(options, transformer.eval(), size, share))
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main()
