@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
@@ -82,7 +83,9 @@ def _encode_shard(customizer: Customizer, dataset: Path, entry: ShardEntry) -> b
 
     names = {prefix.split("/")[0]: sorted(own) for prefix, own in features.items()}
     tensors = {
-        f"{prefix}/{name}": tensor.contiguous() for prefix, own in features.items() for name, tensor in own.items()
+        f"{prefix}/{name}": tensor.clone(memory_format=torch.contiguous_format)
+        for prefix, own in features.items()
+        for name, tensor in own.items()
     }
     return save(tensors, metadata={"names": json.dumps(names)})
 

@@ -1,0 +1,40 @@
+"""What a checkpoint is: the record beside it in its shard, and the header of its weights file."""
+
+import json
+from typing import Self
+
+from pydantic import Field
+
+from configs.schema import ModelRef
+from data.ids import canonical_json
+from data.records import Record
+
+
+class CheckpointRecord(Record):
+    """What a checkpoint is. The header of its weights file carries every field as text, nested ones as JSON."""
+
+    base_model: ModelRef
+    dataset_sha256: str = Field(description="of artifacts/shard/index.json, which names every shard by digest")
+    recipe_sha256: str = Field(description="of the canonical JSON of seed, models.customizer and train")
+    signature: str = Field(description="of the training stage: recipe, dataset, stage version and models together")
+    references: str = Field(description="separate or joint: how references enter attention")
+    lora_rank: int
+    lora_targets: str
+    height: int = Field(description="of the training images, in pixels")
+    width: int
+    step: int = Field(description="optimizer steps")
+
+    def header(self) -> dict[str, str]:
+        fields = self.model_dump(mode="json")
+        return {
+            key: value if isinstance(value, str) else canonical_json(value).decode() for key, value in fields.items()
+        }
+
+    @classmethod
+    def from_header(cls, header: dict[str, str]) -> Self:
+        """KeyError if the file was not written by this project."""
+        texts = {name: header[name] for name in cls.model_fields}
+        kinds = {name: field.annotation for name, field in cls.model_fields.items()}
+        return cls.model_validate(
+            {name: text if kinds[name] is str else json.loads(text) for name, text in texts.items()}
+        )

@@ -1,0 +1,147 @@
+"""Train: the customization model on the published shards, as one LoRA with its loss curve and ledger (method.md 5).
+
+Work folder: `features/` (latents and text embeddings per shard), `checkpoints/`, `live/` (DVCLive, to watch a run).
+Output: `pytorch_lora_weights.safetensors`, `metrics.jsonl` (one row per step), `ledger.jsonl` (the shards and samples
+that every step consumed), `dvclive/`.
+"""
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.ids import canonical_json, digest_of
+from data.images import decode_png
+from data.reader import ShardReader
+from data.shards import ShardIndex, ShardWriter, read_all
+from data.stage import ShardSpec, StageContext
+from models.customizer import load_customizer
+from models.training.features import FeatureStore
+from models.training.live import TrainingLog, write_log
+from models.training.record import CheckpointRecord
+from models.training.trainer import History, Run, train
+
+KEY = "customizer"
+FILES = {
+    "safetensors": "pytorch_lora_weights.safetensors",
+    "metrics.jsonl": "metrics.jsonl",
+    "ledger.jsonl": "ledger.jsonl",
+}
+"""Members of the shard and the files that they are published as."""
+
+log = logging.getLogger(__name__)
+
+
+def plan(ctx: StageContext) -> list[ShardSpec]:
+    """One run, one checkpoint. ValueError if the dataset is empty."""
+    if not ctx.index("shard").keys:
+        raise ValueError("artifacts/shard holds no set to train on; lower select.min_quality or select.min_identity")
+    return [ShardSpec(0, (KEY,))]
+
+
+def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
+    """Train to the end, from the last checkpoint of this signature if there is one."""
+    section = ctx.recipe.train
+    reader = ShardReader(ctx.output_dir("shard"), ctx.recipe.seed)
+    customizer = load_customizer(ctx.recipe.models.customizer, ctx.device, section.dtype, section.references)
+    features = FeatureStore(ctx.work_dir / "features", reader.index)
+    started = time.monotonic()
+    encoded = features.prepare(customizer, reader.directory)
+    log.info("train: features of %d shards encoded in %.0f s", encoded, time.monotonic() - started)
+
+    live = TrainingLog(ctx.work_dir / "live", section.log_every, section.steps)
+    pace = _Pace(section.steps, section.batch * section.accumulate, section.log_every)
+
+    def on_step(row: dict[str, Any]) -> None:
+        live(row)
+        pace(row)
+
+    run = Run(customizer, reader, features, section, ctx.recipe.seed, ctx.work_dir / "checkpoints", ctx.device)
+    history = train(run, on_step)
+    live.close()
+    record = checkpoint_record(ctx, reader)
+    files = {
+        "safetensors": customizer.adapter_file(record.header()),
+        "metrics.jsonl": _lines(history.metrics),
+        "ledger.jsonl": _lines(history.ledger),
+    }
+    out.add(KEY, record, files)
+
+
+def checkpoint_record(ctx: StageContext, reader: ShardReader) -> CheckpointRecord:
+    section, base = ctx.recipe.train, ctx.recipe.models.customizer
+    first = next(read_all(reader.directory, reader.index))
+    height, width = decode_png(first.files[f"{first.record['samples'][0]['index']}.png"]).shape[:2]
+    recipe = {
+        "seed": ctx.recipe.seed,
+        "models.customizer": base.model_dump(mode="json"),
+        "train": section.model_dump(mode="json", exclude={"max_failed_fraction"}),
+    }
+    return CheckpointRecord(
+        base_model=base,
+        dataset_sha256=reader.digest,
+        recipe_sha256=digest_of(recipe),
+        signature=ctx.signature,
+        references=section.references,
+        lora_rank=section.lora_rank,
+        lora_targets=section.lora_targets,
+        height=height,
+        width=width,
+        step=section.steps,
+    )
+
+
+class _Pace:
+    """Says every `every` steps how training goes; rates are of this process, not of steps done before."""
+
+    def __init__(self, steps: int, samples: int, every: int) -> None:
+        self.steps, self.samples, self.every = steps, samples, every
+        self.first: tuple[int, float] | None = None
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        done, now = row["step"] + 1, time.monotonic()
+        if self.first is None or now - self.first[1] < 1e-3:
+            self.first = (done, now)
+            return
+        if done % self.every and done != self.steps:
+            return
+        rate = (done - self.first[0]) / (now - self.first[1])
+        left = (self.steps - done) / rate
+        log.info(
+            "train: step %d/%d, loss %.4f, %.1f samples/s, %d min %02d s left",
+            *(done, self.steps, row["loss"], rate * self.samples, left // 60, left % 60),
+        )
+
+
+def _lines(rows: list[dict[str, Any]]) -> bytes:
+    return b"".join(canonical_json(row) + b"\n" for row in rows)
+
+
+def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, Any]:
+    """Publishes the files of the checkpoint and its DVCLive log; returns the mean loss at both ends, and counts."""
+    (sample,) = read_all(out_dir, index)
+    for member, name in FILES.items():
+        (out_dir / name).write_bytes(sample.files[member])
+    history = History(*(_rows(sample.files[name]) for name in ("metrics.jsonl", "ledger.jsonl")))
+    section = ctx.recipe.train
+    write_log(history.metrics, out_dir / "dvclive", section.log_every, section.steps)
+    losses = [row["loss"] for row in history.metrics]
+    end = max(1, len(losses) // 10)
+    examples = [example for row in history.ledger for example in row["samples"]]
+    return {
+        "steps": len(losses),
+        "loss_first_tenth": round(float(np.mean(losses[:end])), 6),
+        "loss_last_tenth": round(float(np.mean(losses[-end:])), 6),
+        "samples_seen": len(examples),
+        "sets_seen": len({example["set"] for example in examples}),
+        "shards_seen": len({digest for row in history.ledger for digest in row["shards"]}),
+        "dataset_sha256": sample.record["dataset_sha256"],
+        "base_model": f"{ctx.recipe.models.customizer.name}@{ctx.recipe.models.customizer.revision}",
+    }
+
+
+def _rows(lines: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in lines.splitlines()]

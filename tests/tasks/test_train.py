@@ -1,0 +1,162 @@
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stage_runs
+import tiny_flux
+import torch
+from diffusers import FluxControlPipeline, FluxTransformer2DModel
+from generated_sets import random_set
+
+from configs.schema import ModelRef, Recipe, load_recipe
+from data.shards import ShardIndex, sha256_file
+from data.stage import StageContext
+from models.flux.lora import FILE_NAME, read_metadata
+from models.training.record import CheckpointRecord
+from models.training.trainer import train as train_loop
+from tasks import train
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
+    return tiny_flux.flux_ref(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def recipe(base: ModelRef) -> Recipe:
+    whole = load_recipe("miniature")
+    section = {"steps": 6, "batch": 2, "lora_rank": 2, "checkpoint_every": 2, "log_every": 2, "drop_text": 0.2}
+    return whole.model_copy(
+        update={
+            "models": whole.models.model_copy(update={"customizer": base}),
+            "train": whole.train.model_copy(update=section),
+        }
+    )
+
+
+def workspace_with_dataset(folder: Path, recipe: Recipe) -> Path:
+    sets = [random_set(f"mug-{number}", number, size=16, count=2 + number % 2) for number in range(4)]
+    stage_runs.write_input(folder, "shard", sets, recipe)
+    return folder
+
+
+def context_of(workspace: Path, recipe: Recipe) -> StageContext:
+    return stage_runs.context("train", recipe, workspace, ("shard",))
+
+
+@pytest.fixture
+def trained(tmp_path: Path, recipe: Recipe) -> tuple[Path, ShardIndex]:
+    workspace = workspace_with_dataset(tmp_path, recipe)
+    return workspace / "artifacts" / "train", stage_runs.run_stage(train, context_of(workspace, recipe))
+
+
+def test_publishes_a_checkpoint_that_names_its_dataset_recipe_and_base(
+    trained: tuple[Path, ShardIndex], recipe: Recipe, base: ModelRef
+) -> None:
+    folder, index = trained
+    record = CheckpointRecord.from_header(read_metadata(folder / FILE_NAME))
+    assert record.dataset_sha256 == sha256_file(folder.parent / "shard" / "index.json")
+    assert record.base_model == base
+    assert (record.step, record.height, record.width, record.references) == (6, 16, 16, "separate")
+    assert record.signature == index.signature
+    assert index.summary["dataset_sha256"] == record.dataset_sha256
+    assert index.summary["samples_seen"] == 12
+
+
+def test_the_recipe_digest_follows_what_determines_the_weights_and_nothing_else(
+    trained: tuple[Path, ShardIndex], recipe: Recipe
+) -> None:
+    from data.reader import ShardReader
+
+    workspace = trained[0].parents[1]
+    reader = ShardReader(workspace / "artifacts" / "shard", 0)
+
+    def digest(other: Recipe) -> str:
+        return train.checkpoint_record(context_of(workspace, other), reader).recipe_sha256
+
+    def with_train(**change: Any) -> Recipe:
+        return recipe.model_copy(update={"train": recipe.train.model_copy(update=change)})
+
+    assert digest(recipe.model_copy(update={"name": "other"})) == digest(recipe)
+    assert digest(with_train(max_failed_fraction=0.7)) == digest(recipe)
+    assert digest(with_train(lora_rank=3)) != digest(recipe)
+    assert digest(recipe.model_copy(update={"seed": 1})) != digest(recipe)
+
+
+def test_diffusers_loads_the_published_file(trained: tuple[Path, ShardIndex], base: ModelRef) -> None:
+    transformer = FluxTransformer2DModel.from_pretrained(Path(base.source.removeprefix("folder:")) / "transformer")
+    parts = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+    pipeline = FluxControlPipeline(transformer=transformer, **dict.fromkeys(parts))
+    pipeline.load_lora_weights(trained[0])
+    weights = [tensor for name, tensor in transformer.named_parameters() if "lora_B" in name]
+    assert weights
+    assert any(tensor.abs().max() > 0 for tensor in weights)
+
+
+def test_metrics_ledger_and_live_files_tell_the_same_run(trained: tuple[Path, ShardIndex]) -> None:
+    folder, _ = trained
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    ledger = [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in metrics] == [row["step"] for row in ledger] == list(range(6))
+    shards = json.loads((folder.parent / "shard" / "index.json").read_text())["shards"]
+    assert {digest for row in ledger for digest in row["shards"]} <= {shard["sha256"] for shard in shards}
+    lines = (folder / "dvclive" / "plots" / "metrics" / "train" / "loss.tsv").read_text().splitlines()
+    assert lines[0].split("\t") == ["step", "loss"]
+    assert [int(line.split("\t")[0]) for line in lines[1:]] == [0, 2, 4, 5]
+    assert float(lines[2].split("\t")[1]) == metrics[2]["loss"]
+    assert json.loads((folder / "dvclive" / "metrics.json").read_text())["train"]["loss"] == metrics[-1]["loss"]
+    assert not list(folder.rglob("dvc.yaml"))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.mark.parametrize("references", ["separate", "joint"])
+def test_a_killed_and_resumed_run_publishes_the_same_bytes(
+    tmp_path: Path, recipe: Recipe, references: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"references": references})})
+    whole = workspace_with_dataset(tmp_path / "whole", recipe)
+    stage_runs.run_stage(train, context_of(whole, recipe))
+    cut = workspace_with_dataset(tmp_path / "cut", recipe)
+
+    def killed(run: Any, on_step: Any) -> Any:
+        def stop(row: dict[str, Any]) -> None:
+            on_step(row)
+            if row["step"] == 4:
+                raise KeyboardInterrupt
+
+        return train_loop(run, stop)
+
+    monkeypatch.setattr(train, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        stage_runs.run_stage(train, context_of(cut, recipe))
+    monkeypatch.setattr(train, "train", train_loop)
+    torch.manual_seed(1234)
+    stage_runs.run_stage(train, context_of(cut, recipe))
+    assert digests(cut / "artifacts" / "train") == digests(whole / "artifacts" / "train")
+    live = context_of(cut, recipe).work_dir / "live"
+    assert digests(live) == digests(whole / "artifacts" / "train" / "dvclive"), "what was watched is what was published"
+
+
+def test_an_empty_dataset_is_refused_with_the_fix(tmp_path: Path, recipe: Recipe) -> None:
+    stage_runs.write_input(tmp_path, "shard", [], recipe)
+    with pytest.raises(ValueError, match="holds no set to train on; lower select"):
+        train.plan(context_of(tmp_path, recipe))
+
+
+def test_training_leaves_git_and_dvc_alone(tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Live itself would make a DVC repository in a git repository that has none."""
+    import subprocess
+
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    monkeypatch.chdir(tmp_path)
+    workspace = workspace_with_dataset(tmp_path, recipe)
+    stage_runs.run_stage(train, context_of(workspace, recipe))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".git", "artifacts"]
