@@ -2,8 +2,9 @@
 
 The mask is per key: all image queries of an image see the same keys. So the exact result needs no bias matrix. The
 visible tokens of the other images are gathered behind the image's own keys, and images that see equally many are
-attended together. A loop over the groups was measured against padding to the longest with a key mask: the same time at
-64 tokens per image, 3 to 20 % less at 256 to 1024, and what an image gets does not depend on its batch.
+attended together. Attention alone, one CPU thread, that loop against padding to the longest with a key mask: 30 % less
+to 2 % more time at 256 and 1024 tokens per image; at 64 the same in float32 and 3 to 22 % more in bfloat16. It also
+keeps fused kernels that take no mask usable, and what an image gets does not depend on its batch.
 """
 
 from collections import defaultdict
