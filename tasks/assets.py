@@ -1,0 +1,110 @@
+"""Assets: every mesh as GLB with its caption, licence and digests, and the objects held out for evaluation."""
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from configs.schema import Assets
+from data.assets.base import AssetError, AssetSource, SourceError
+from data.assets.folder import FolderSource
+from data.assets.objaverse import ObjaverseSource
+from data.ids import canonical_json, seed_for, split_of
+from data.records import AssetRecord
+from data.shards import ShardIndex, ShardWriter
+from data.stage import ShardSpec, StageContext, chunk
+from models.miniature.assets import MiniatureSource
+
+
+def open_source(section: Assets, seed: int, options: dict[str, Any]) -> AssetSource:
+    """The source that the recipe names; reads no mesh yet."""
+    if section.source == "miniature":
+        return MiniatureSource(
+            count=section.count, seed=seed, caption_detail=section.caption_detail, licences=section.licences
+        )
+    if section.source == "folder":
+        return FolderSource(
+            Path(str(section.folder)),
+            captions=Path(section.captions) if section.captions else None,
+            licences=section.licences,
+            default_licence=section.default_licence,
+        )
+    return ObjaverseSource(
+        cache=Path(options["objaverse_cache"]) if options.get("objaverse_cache") else None,
+        captions=Path(section.captions) if section.captions else None,
+        licences=section.licences,
+        uids=Path(section.uids) if section.uids else None,
+        digests=Path(section.digests) if section.digests else None,
+        offline=options.get("offline", True),
+    )
+
+
+@lru_cache(maxsize=4)
+def _opened(section: Assets, seed: int, options: bytes) -> AssetSource:
+    return open_source(section, seed, json.loads(options))
+
+
+def _source(ctx: StageContext) -> AssetSource:
+    """The source of this run, opened once per process: its listing may take a while."""
+    return _opened(ctx.recipe.assets, ctx.recipe.seed, canonical_json(ctx.options))
+
+
+def plan(ctx: StageContext) -> list[ShardSpec]:
+    """One key per object. A `count` smaller than the source takes a seeded choice of ids, nested in larger ones."""
+    source = _source(ctx)
+    keys = [candidate.id for candidate in source.candidates()]
+    if not keys:
+        reasons = dict(Counter(asset.reason for asset in source.rejected()))
+        raise SourceError(f"assets: the {source.name} source offers no usable object; rejected by reason: {reasons}")
+    count = ctx.recipe.assets.count
+    if count:
+        keys = sorted(keys, key=lambda key: seed_for(ctx.recipe.seed, "assets", key))[:count]
+    return chunk(keys, ctx.recipe.assets.shard_size)
+
+
+def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
+    section = ctx.recipe.assets
+    source = _source(ctx)
+    by_id = {candidate.id: candidate for candidate in source.candidates()}
+    for key in spec.keys:
+        candidate = by_id[key]
+        try:
+            mesh = source.fetch(candidate)
+        except AssetError as error:
+            if error.transient:
+                raise
+            out.fail(key, error.reason, error.detail)
+            continue
+        record = AssetRecord(
+            object_id=key,
+            split=split_of(key, section.eval_share, section.split_seed),
+            category=candidate.category,
+            caption=candidate.caption,
+            licence=candidate.licence,
+            source=section.source,
+            uri=candidate.uri,
+            source_sha256=mesh.sha256,
+            source_format=mesh.original_format,
+            outcome=mesh.outcome,
+            mesh_sha256=hashlib.sha256(mesh.data).hexdigest(),
+            side_files=dict(mesh.side_files),
+            attributes=dict(candidate.attributes),
+        )
+        out.add(key, record, {"glb": mesh.data})
+
+
+def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, Any]:
+    """Writes `rejected.jsonl`: the objects that the source or the licence allow-list ruled out, with the reason."""
+    rejected = [asdict(asset) for asset in _source(ctx).rejected()]
+    lines = [canonical_json(asset).decode() + "\n" for asset in rejected]
+    (out_dir / "rejected.jsonl").write_text("".join(lines), encoding="utf-8")
+    section = ctx.recipe.assets
+    held_out = [key for key in index.keys if split_of(key, section.eval_share, section.split_seed) == "eval"]
+    return {
+        "objects": len(index.keys),
+        "held_out": len(held_out),
+        "rejected": dict(Counter(asset["reason"] for asset in rejected)),
+    }

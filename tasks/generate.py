@@ -1,0 +1,173 @@
+"""Generate: K consistent images per set from depth, prompts, object masks and correspondences (method.md 3)."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.cameras import Camera
+from data.correspondence import Correspondence, correspond
+from data.depth import decode_depth16, inverse_depth_condition
+from data.ids import sample_id_of, seed_for
+from data.images import decode_mask, encode_png
+from data.records import GeneratedRecord, Prompt, PromptRecord, RenderRecord, SampleRecord
+from data.shards import Sample, ShardIndex, ShardWriter, read_all
+from data.stage import ShardSpec, StageContext, chunk
+from models import registry
+from models.generator import GenerateSettings, SetRequest
+
+
+def plan(ctx: StageContext) -> list[ShardSpec]:
+    """One key per rendered set; sets of held-out objects are not generated, they are for evaluation."""
+    return chunk(training_sets(ctx), ctx.recipe.generate.shard_size)
+
+
+def training_sets(ctx: StageContext) -> list[str]:
+    held_out = set(ctx.index("render").summary["held_out_sets"])
+    return [key for key in ctx.index("render").keys if key not in held_out]
+
+
+def settings_of(ctx: StageContext) -> GenerateSettings:
+    section = ctx.recipe.generate
+    return GenerateSettings(
+        height=ctx.recipe.render.resolution,
+        width=ctx.recipe.render.resolution,
+        steps=section.steps,
+        guidance_scale=section.guidance_scale,
+        true_cfg_scale=section.true_cfg_scale,
+        negative_prompt=section.negative_prompt,
+        prompt_suffix=section.prompt_suffix,
+        cfg_start_step=section.cfg_start_step,
+        msa=section.msa,
+        msa_first_step=section.msa_first_step,
+        mask_dilation=section.mask_dilation,
+        rope=section.rope,
+        warp=section.warp,
+        warp_share=section.warp_share,
+    )
+
+
+def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
+    section = ctx.recipe.generate
+    model = registry.load(ctx.recipe.models.generator, ctx.device, section.dtype)
+    settings = settings_of(ctx)
+    rendered = list(ctx.read("render", spec.keys))
+    objects = {sample.record["object_id"] for sample in rendered}
+    prompts = {
+        sample.key: PromptRecord.model_validate(sample.record) for sample in ctx.read("prompts", sorted(objects))
+    }
+    work = []
+    for sample in rendered:
+        render = RenderRecord.model_validate(sample.record)
+        if render.object_id not in prompts:
+            out.fail(sample.key, "no_prompts", f"the prompts stage failed object {render.object_id}")
+            continue
+        chosen = prompts_of_set(prompts[render.object_id].prompts, render.set_id, len(render.views))
+        work.append((sample, render, chosen))
+    for start in range(0, len(work), section.batch_sets):
+        batch = work[start : start + section.batch_sets]
+        requests = [request_of(ctx, sample, render, chosen) for sample, render, chosen in batch]
+        generated = model.generate_many(requests, settings)
+        for (sample, render, chosen), request, images in zip(batch, requests, generated, strict=True):
+            record = _record(ctx, render, chosen, request, prompts[render.object_id].caption)
+            out.add(sample.key, record, _files(sample, request, images))
+
+
+def prompts_of_set(prompts: list[Prompt], set_id: str, k: int) -> list[Prompt]:
+    """K prompts for one set: sets of an object take consecutive runs, kinds interleaved so that each set mixes them."""
+    by_kind: dict[str, list[Prompt]] = {}
+    for prompt in prompts:
+        by_kind.setdefault(prompt.kind, []).append(prompt)
+    longest = max(len(group) for group in by_kind.values())
+    mixed = [group[place] for place in range(longest) for group in by_kind.values() if place < len(group)]
+    number = int(set_id.rsplit("-s", 1)[1])
+    return mixed[number * k : (number + 1) * k]
+
+
+def request_of(ctx: StageContext, sample: Sample, render: RenderRecord, prompts: list[Prompt]) -> SetRequest:
+    """Everything the generator needs for one set, from the rendered views."""
+    section = ctx.recipe.generate
+    depths, masks, cameras = [], [], []
+    for index, view in enumerate(render.views):
+        depths.append(decode_depth16(sample.files[f"{index}.depth.png"], view.near, view.far))
+        masks.append(decode_mask(sample.files[f"{index}.mask.png"]))
+        cameras.append(Camera.from_dict(view.camera))
+    correspondences: dict[tuple[int, int], Correspondence] | None = None
+    if section.warp != "none":
+        correspondences = {
+            (target, source): correspond(
+                depths[target],
+                cameras[target],
+                depths[source],
+                cameras[source],
+                grid=section.correspondence_grid,
+                tolerance=ctx.recipe.render.tolerance,
+            )
+            for target in range(len(depths))
+            for source in range(len(depths))
+            if target != source
+        }
+    conditions = [inverse_depth_condition(depth, mask) for depth, mask in zip(depths, masks, strict=True)]
+    return SetRequest(
+        prompts=tuple(prompt.text for prompt in prompts),
+        seeds=tuple(
+            seed_for(ctx.recipe.seed, "generate", sample_id_of(render.set_id, index)) for index in range(len(prompts))
+        ),
+        depth=np.stack(conditions) if section.depth else None,
+        masks=np.stack(masks),
+        correspondences=correspondences,
+    )
+
+
+def _record(
+    ctx: StageContext, render: RenderRecord, prompts: list[Prompt], request: SetRequest, caption: str
+) -> GeneratedRecord:
+    model = ctx.recipe.models.generator
+    shares = {
+        f"{target}-{source}": round(float(match.visible.mean()), 6)
+        for (target, source), match in (request.correspondences or {}).items()
+    }
+    return GeneratedRecord(
+        set_id=render.set_id,
+        object_id=render.object_id,
+        split=render.split,
+        category=render.category,
+        caption=caption,
+        licence=render.licence,
+        mesh_sha256=render.mesh_sha256,
+        model=f"{model.name}@{model.revision}",
+        settings=ctx.recipe.generate.model_dump(mode="json", exclude={"max_failed_fraction", "shard_size"}),
+        correspondence_share=shares,
+        samples=[
+            SampleRecord(
+                sample_id=sample_id_of(render.set_id, index),
+                index=index,
+                prompt=prompt.text,
+                prompt_kind=prompt.kind,
+                prompt_sent=prompt.text + ctx.recipe.generate.prompt_suffix,
+                facts=prompt.facts,
+                seed=request.seeds[index],
+            )
+            for index, prompt in enumerate(prompts)
+        ],
+    )
+
+
+def _files(sample: Sample, request: SetRequest, images: np.ndarray) -> dict[str, bytes]:
+    files = {}
+    for index, image in enumerate(images):
+        files[f"{index}.png"] = encode_png(image)
+        files[f"{index}.mask.png"] = sample.files[f"{index}.mask.png"]
+        if request.depth is not None:
+            files[f"{index}.depth.png"] = encode_png((request.depth[index] * 255).round().astype(np.uint8))
+    return files
+
+
+def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, Any]:
+    images = 0
+    visible = []
+    for sample in read_all(out_dir, index):
+        images += len(sample.record["samples"])
+        visible += list(sample.record["correspondence_share"].values())
+    share = round(float(np.mean(visible)), 4) if visible else None
+    return {"sets": len(index.keys), "images": images, "mean_correspondence_share": share}
