@@ -106,7 +106,7 @@ class Generate(Budget):
     prompt_suffix: str = ""
     msa: bool = True
     msa_first_step: Literal["full", "masked"] = "full"
-    mask_dilation: Annotated[int, Field(ge=1, le=31)] = Field(1, description="side of the dilation window, in tokens")
+    mask_dilation: Literal[1, 3, 5, 7, 9, 11, 13, 15] = Field(1, description="side of the window, in tokens")
     rope: Literal["release", "stacked"] = "release"
     warp: Literal["none", "latents", "features"] = "latents"
     warp_share: Share = Field(0.2, description="share of the steps that warp, from the first")

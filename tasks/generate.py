@@ -63,12 +63,17 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
             out.fail(sample.key, "no_prompts", f"the prompts stage failed object {render.object_id}")
             continue
         chosen = prompts_of_set(prompts[render.object_id].prompts, render.set_id, len(render.views))
-        work.append((sample, render, chosen))
+        request = request_of(ctx, sample, render, chosen)
+        try:
+            model.check(request, settings)
+        except ValueError as error:
+            out.fail(sample.key, "bad_request", str(error))
+            continue
+        work.append((sample, render, chosen, request))
     for start in range(0, len(work), section.batch_sets):
         batch = work[start : start + section.batch_sets]
-        requests = [request_of(ctx, sample, render, chosen) for sample, render, chosen in batch]
-        generated = model.generate_many(requests, settings)
-        for (sample, render, chosen), request, images in zip(batch, requests, generated, strict=True):
+        generated = model.generate_many([request for *_, request in batch], settings)
+        for (sample, render, chosen, request), images in zip(batch, generated, strict=True):
             record = _record(ctx, render, chosen, request, prompts[render.object_id].caption)
             out.add(sample.key, record, _files(sample, request, images))
 
