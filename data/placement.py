@@ -77,7 +77,6 @@ def choose_view_sets(
         rows, added = np.nonzero(allowed)
         totals = totals[rows] + pairs[rows, added].sum(axis=1)
         subsets = np.concatenate([subsets[rows], added[:, None]], axis=1)
-        # Subsets are generated in ascending order of their members; the stable sort keeps that order among equals.
-        order = np.argsort(np.round(totals, 12), kind="stable")[:_BEAM]
+        order = np.lexsort((*subsets.T[::-1], np.round(totals, 12)))[:_BEAM]
         subsets, totals = subsets[order], totals[order]
     return [tuple(int(view) for view in subset) for subset in subsets[:max_sets]]
