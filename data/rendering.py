@@ -4,6 +4,8 @@ The context comes from pyrender's EGL platform. Drawing is done here and not by 
 taken off the pixel centre (sample 0 of 4), which lights back faces from the wrong side and ignores alpha cut-outs.
 """
 
+import ctypes
+import gc
 import math
 import threading
 from collections.abc import Iterable, Iterator
@@ -38,6 +40,9 @@ FILL_DIRECTION = (-0.70, 0.30, -0.65)
 LIGHT_STRENGTH = (0.42, 0.58, 0.30)
 """Ambient, key and fill, fixed in the world. No surface receives more than 1: colours are never blown out."""
 
+_TRIM_EVERY = 32
+"""Scenes after which freed memory goes back to the system, see `_trim`."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -65,6 +70,7 @@ class Renderer:
         self.width, self.height = width, height
         self._thread = threading.get_ident()
         self._loaded: set[LoadedScene] = set()
+        self._closed_scenes = 0
         self._context = open_context()
         try:
             gl = opengl()
@@ -117,6 +123,12 @@ class Renderer:
         self._open = False
         # Objects of a context that no other shares go with it.
         self._context.delete_context()
+
+    def _forget(self, loaded: "LoadedScene") -> None:
+        self._loaded.discard(loaded)
+        self._closed_scenes += 1
+        if self._closed_scenes % _TRIM_EVERY == 0:
+            _trim()
 
     def _activate(self) -> None:
         if not self._open:
@@ -212,7 +224,7 @@ class LoadedScene:
         if self.parts:
             self._renderer._activate()
             self._free()
-            self._renderer._loaded.discard(self)
+            self._renderer._forget(self)
 
     def _texture(self, image: Image.Image | None) -> int:
         """Surfaces that share an image share the texture; plain white stands for no image."""
@@ -250,6 +262,17 @@ def _unit(vector: tuple[float, float, float]) -> tuple[float, float, float]:
     length = math.sqrt(sum(value * value for value in vector))
     x, y, z = vector
     return x / length, y / length, z / length
+
+
+def _trim() -> None:
+    """Give memory back: trimesh's objects lie in reference cycles, and glibc keeps the holes that textures leave.
+
+    Without it a worker grows by 0.1 to 0.2 MiB a mesh over 1,000 meshes; either half alone is not enough.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def probe_backend() -> dict[str, str]:
