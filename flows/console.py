@@ -86,6 +86,19 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
+def print_table(rows: list[list[str]]) -> None:
+    """Header and rows, as wide as they need where output is no terminal."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    table = Table(*rows[0], box=SIMPLE_HEAD, pad_edge=False)
+    for row in rows[1:]:
+        table.add_row(*row)
+    console.print(table)
+
+
 def clock_text(seconds: float) -> str:
     """`1:02:03`, or `2:03` below an hour."""
     minutes, rest = divmod(round(seconds), 60)

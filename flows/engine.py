@@ -234,15 +234,19 @@ def _jobs(
         if errors:
             return
         sizes = [receipt.bytes for receipt in islice(receipts.values(), 64)]
-        yield Job(
-            ctx=ctx,
-            spec=spec,
-            package=package,
-            retries=runtime.retries,
-            pause_seconds=PAUSE_SECONDS,
-            min_free_bytes=int(runtime.min_free_disk_gb * 1e9),
-            expected_bytes=sum(sizes) // len(sizes) if sizes else 0,
-        )
+        yield make_job(ctx, spec, runtime, package, sum(sizes) // len(sizes) if sizes else 0)
+
+
+def make_job(ctx: StageContext, spec: ShardSpec, runtime: Runtime, package: str, expected_bytes: int) -> Job:
+    return Job(
+        ctx=ctx,
+        spec=spec,
+        package=package,
+        retries=runtime.retries,
+        pause_seconds=PAUSE_SECONDS,
+        min_free_bytes=int(runtime.min_free_disk_gb * 1e9),
+        expected_bytes=expected_bytes,
+    )
 
 
 def _crash(ctx: StageContext, index: int, error: Exception) -> Exception:

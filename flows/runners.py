@@ -46,10 +46,17 @@ def thread(function: Callable[[Item], Any], jobs: Iterable[Item], runtime: Runti
 
 
 def process(function: Callable[[Item], Any], jobs: Iterable[Item], runtime: Runtime) -> Iterator[Done]:
-    """Spawned processes through Prefect's ProcessPoolTaskRunner, renewed after `max_tasks_per_worker` jobs each."""
+    """Spawned processes through Prefect's ProcessPoolTaskRunner, renewed after `max_tasks_per_worker` jobs each.
+
+    A single job stays in this process: starting another one costs seconds.
+    """
     from prefect.task_runners import ProcessPoolTaskRunner
 
     remaining = iter(jobs)
+    if len(head := list(islice(remaining, 2))) < 2:
+        yield from thread(function, head, runtime)
+        return
+    remaining = chain(head, remaining)
     most = runtime.workers * runtime.max_tasks_per_worker or None
     for first in remaining:
         batch = chain([first], islice(remaining, most - 1 if most else None))

@@ -1,14 +1,19 @@
 """A workspace: a folder with dvc.yaml, configs/recipe.yaml (the active recipe), configs/versions.yaml and .dvc."""
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from configs.schema import RUNTIME_VARIABLE, ConfigError, Recipe, Runtime, dump_recipe
+from configs.schema import RUNTIME_VARIABLE, ConfigError, Recipe, Runtime, dump_recipe, load_recipe
+from data.ids import canonical_json
 from data.shards import write_atomic
 from flows.graph import INPUTS_FILE, RECIPE_FILE, VERSIONS_FILE
-from flows.inputs import resolve_paths, write_inputs
+from flows.inputs import PATH_FIELDS, resolve_paths, write_inputs
 from flows.worker import RUN_ID_VARIABLE
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -27,27 +32,53 @@ def find_workspace(folder: Path) -> Path:
     return workspace
 
 
-def prepare_workspace(folder: Path, recipe: Recipe | None) -> Path:
-    """Make or refresh a workspace and activate `recipe` in it (None: the one that is active there).
+def choose_recipe(workspace: Path, name: str | None, overrides: tuple[str, ...] = ()) -> Recipe:
+    """The recipe of that name or path, else the active one of the workspace, with `overrides` on top.
 
-    Paths in the recipe are taken relative to the current folder.
+    Relative paths in it come out relative to the workspace: those of the active recipe are already, all others are
+    meant from the current folder.
     """
+    if name is None:
+        active = workspace / RECIPE_FILE
+        if not active.exists():
+            raise ConfigError(f"{active}: missing; name a recipe: syncd run --recipe NAME")
+        return resolve_paths(load_recipe(str(active), tuple(map(_from_here, overrides))), workspace, workspace)
+    return resolve_paths(load_recipe(name, overrides), Path.cwd(), workspace)
+
+
+def _from_here(override: str) -> str:
+    """`assets.folder=PATH` and its like with the path made absolute."""
+    key, _, value = override.partition("=")
+    section, _, field = key.strip().partition(".")
+    return f"{key}={Path(value).resolve()}" if section == "assets" and field in PATH_FIELDS else override
+
+
+def prepare_workspace(folder: Path, recipe: Recipe) -> Path:
+    """Make or refresh a workspace and activate `recipe` in it."""
     workspace = folder.resolve()
     if workspace != PROJECT:
         _copy_project_files(workspace)
     if not (workspace / ".dvc").exists():
         _init_dvc(workspace)
-    if recipe is not None:
-        recipe = resolve_paths(recipe, Path.cwd(), workspace)
-        _write_if_changed(workspace / RECIPE_FILE, RECIPE_HEADER + dump_recipe(recipe))
-    elif not (workspace / RECIPE_FILE).exists():
-        raise ConfigError(f"{workspace / RECIPE_FILE}: missing; name a recipe: syncd run --recipe NAME")
-    else:
-        from configs.schema import load_resolved
-
-        recipe = load_resolved(workspace / RECIPE_FILE)
+    _write_if_changed(workspace / RECIPE_FILE, RECIPE_HEADER + dump_recipe(recipe))
     write_inputs(recipe, workspace)
     return find_workspace(workspace)
+
+
+@contextmanager
+def activated(workspace: Path, recipe: Recipe) -> Iterator[None]:
+    """Have `recipe` active for a moment, to see what it would do; what was active comes back."""
+    find_workspace(workspace)
+    paths = (workspace / RECIPE_FILE, workspace / INPUTS_FILE)
+    before = [path.read_bytes() for path in paths]
+    try:
+        _write_if_changed(paths[0], RECIPE_HEADER + dump_recipe(recipe))
+        write_inputs(recipe, workspace)
+        yield
+    finally:
+        for path, data in zip(paths, before, strict=True):
+            if path.read_bytes() != data:
+                write_atomic(path, data)
 
 
 def _copy_project_files(workspace: Path) -> None:
@@ -71,6 +102,22 @@ def _init_dvc(workspace: Path) -> None:
 def _write_if_changed(path: Path, text: str) -> None:
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         write_atomic(path, text.encode())
+
+
+def _last_run_path(workspace: Path, stage: str) -> Path:
+    return workspace / "artifacts" / ".work" / stage / "last_run.json"
+
+
+def write_last_run(workspace: Path, stage: str, error: str | None) -> None:
+    """Leave word for the outer flow that this stage ran under the current run id, and how it ended."""
+    path = _last_run_path(workspace, stage)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, canonical_json({"run_id": os.environ.get(RUN_ID_VARIABLE, ""), "error": error}))
+
+
+def read_last_run(workspace: Path, stage: str) -> dict[str, Any]:
+    path = _last_run_path(workspace, stage)
+    return json.loads(path.read_bytes()) if path.exists() else {}
 
 
 def quiet_environment(workspace: Path) -> dict[str, str]:

@@ -1,0 +1,246 @@
+"""The `syncd` command. What a command needs is imported when it runs, so that help comes at once."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from configs.schema import Runtime
+
+app = typer.Typer(
+    name="syncd",
+    help="Regenerate the Synthetic Customization Dataset, train on it and evaluate.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+miniature = typer.Typer(help="The embedded miniature.", no_args_is_help=True)
+app.add_typer(miniature, name="miniature")
+
+WorkspaceOption = Annotated[Path, typer.Option("--workspace", "-w", help="Folder to work in; made if it is new.")]
+RuntimeOption = Annotated[str | None, typer.Option("--runtime", help="How to run: name in configs/runtime, or path.")]
+WorkersOption = Annotated[int | None, typer.Option("--workers", "-n", min=1, help="Workers, instead of the runtime's.")]
+RecipeOption = Annotated[
+    str | None, typer.Option("--recipe", "-r", help="Name in configs/recipes, or path; default: the active one.")
+]
+SetOption = Annotated[list[str] | None, typer.Option("--set", "-s", help="section.key=value, on top of the recipe.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+HERE = Path(".")
+
+
+@app.command()
+def run(
+    recipe: RecipeOption = None,
+    overrides: SetOption = None,
+    workspace: WorkspaceOption = HERE,
+    until: Annotated[str | None, typer.Option(help="Last stage to run.")] = None,
+    runtime: RuntimeOption = None,
+    workers: WorkersOption = None,
+) -> None:
+    """Run the pipeline: every stage that is not up to date, resuming where it stopped."""
+    from flows.graph import load_graph
+    from flows.workspace import choose_recipe, prepare_workspace
+
+    chosen = _runtime(runtime, workers)
+    folder = prepare_workspace(workspace, choose_recipe(workspace.resolve(), recipe, tuple(overrides or ())))
+    load_graph(folder).until(until)
+    _walk(folder, until, chosen)
+
+
+def _walk(folder: Path, until: str | None, runtime: "Runtime") -> None:
+    import uuid
+
+    from flows.results import print_results
+    from flows.workspace import run_environment
+
+    os.environ.update(run_environment(folder, runtime, run_id=str(uuid.uuid4())))
+    from flows.regenerate import regenerate
+
+    regenerate(workspace=str(folder), until=until)
+    print_results(folder)
+
+
+@app.command()
+def plan(
+    recipe: RecipeOption = None,
+    overrides: SetOption = None,
+    workspace: WorkspaceOption = HERE,
+    until: Annotated[str | None, typer.Option(help="Last stage to plan.")] = None,
+    runtime: RuntimeOption = None,
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what would run and why, shards done and total, estimated time and disk."""
+    from flows.plan import make_plan, plan_json, plan_table
+    from flows.workspace import activated, choose_recipe
+
+    folder = workspace.resolve()
+    with activated(folder, choose_recipe(folder, recipe, tuple(overrides or ()))):
+        planned = make_plan(folder, _runtime(runtime, workers), until)
+    _show(plan_table(planned), plan_json(planned), as_json)
+
+
+@app.command()
+def status(workspace: WorkspaceOption = HERE, as_json: JsonOption = False) -> None:
+    """Show per stage what is done, what failed by reason, what was kept, and the rate of one worker."""
+    from flows.status import status as stage_states
+    from flows.status import status_json, status_table
+    from flows.workspace import find_workspace
+
+    states = stage_states(find_workspace(workspace))
+    _show(status_table(states), status_json(states), as_json)
+
+
+@app.command(name="retry-failed")
+def retry_failed(
+    stage: Annotated[str | None, typer.Argument(help="Only this stage.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only keys that failed for this reason.")] = None,
+    workspace: WorkspaceOption = HERE,
+    run: Annotated[bool, typer.Option(help="Run the pipeline afterwards, or only put the keys in the queue.")] = True,
+    runtime: RuntimeOption = None,
+    workers: WorkersOption = None,
+) -> None:
+    """Make the shards that hold failed keys again, then whatever depends on them."""
+    from flows.requeue import requeue_failed
+    from flows.workspace import find_workspace
+
+    folder = find_workspace(workspace)
+    queued = requeue_failed(folder, stage, reason)
+    for item in queued:
+        typer.echo(f"{item.stage}: {len(item.keys)} failed keys in {len(item.shards)} shards queued again")
+    if not queued:
+        typer.echo("nothing failed" + (f" for reason {reason}" if reason else ""))
+    elif run:
+        _walk(folder, None, _runtime(runtime, workers))
+    else:
+        typer.echo("run them with: syncd run")
+
+
+@app.command(name="run-shard")
+def run_shard(
+    stage: Annotated[str, typer.Argument()],
+    index: Annotated[int, typer.Option(min=0, help="Number of the shard, from 0.")],
+    workspace: WorkspaceOption = HERE,
+    runtime: RuntimeOption = None,
+) -> None:
+    """Make one shard, for batch schedulers: `syncd run` then finds its receipt and only finishes the stage."""
+    from flows.batch import run_one_shard
+    from flows.workspace import find_workspace, run_environment
+
+    folder, chosen = find_workspace(workspace), _runtime(runtime, None)
+    os.environ.update(run_environment(folder, chosen, os.environ.get("SYNCD_RUN_ID", "")))
+    receipt = run_one_shard(stage, index, folder, chosen)
+    typer.echo(f"{stage}: shard {index}: {len(receipt.keys)} done, {len(receipt.failed)} failed, {receipt.sha256}")
+
+
+@app.command()
+def doctor(workspace: WorkspaceOption = HERE, runtime: RuntimeOption = None) -> None:
+    """Check rendering, GPU, disk, packages and models; each lack comes with its fix."""
+    from flows.console import print_table
+    from flows.doctor import active_recipe, examine
+
+    checks = examine(workspace.resolve(), active_recipe(workspace.resolve()), _runtime(runtime, None))
+    print_table([["check", "", "found"], *([check.name, check.verdict, check.detail] for check in checks)])
+    for check in checks:
+        if check.fix:
+            typer.echo(f"{check.name}: {check.fix}")
+    if any(check.verdict == "broken" for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(workspace: WorkspaceOption = HERE) -> None:
+    """Recompute every digest and follow the chain of statements from assets to report."""
+    from data.provenance import verify_chain
+    from flows.graph import load_graph
+    from flows.workspace import find_workspace
+
+    folder = find_workspace(workspace)
+    names = load_graph(folder).names
+    problems = verify_chain(folder, names)
+    for problem in problems:
+        typer.echo(problem, err=True)
+    if problems:
+        typer.echo(f"{len(problems)} problems; make a stage again with: syncd run", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"{len(names)} stages verified: files, indexes, parameters and statements agree")
+
+
+@app.command()
+def report(
+    workspace: WorkspaceOption = HERE,
+    show: Annotated[bool, typer.Option("--open/--no-open", help="Open it in a browser if there is a desktop.")] = True,
+) -> None:
+    """Print where the report is, and open it."""
+    from flows.results import open_report
+
+    typer.echo(open_report(workspace.resolve(), show))
+
+
+@app.command()
+def sample(
+    reference: Annotated[list[Path], typer.Option(help="Picture of the object; give it once or more.")],
+    prompt: Annotated[str, typer.Option(help="What the new picture shows.")],
+    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("sample.png"),
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    checkpoint: Annotated[Path | None, typer.Option(help="LoRA file; default: the workspace's.")] = None,
+    workspace: WorkspaceOption = HERE,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N")] = "auto",
+) -> None:
+    """Make a picture of the object in the references, as the prompt says."""
+    from flows.sampling import sample_to_file
+
+    sample_to_file(reference, prompt, out, seed, checkpoint, workspace.resolve(), device)
+    typer.echo(str(out))
+
+
+@app.command()
+def gc(workspace: WorkspaceOption = HERE) -> None:
+    """Delete the work folders of earlier recipes; those of the active one stay, so that it can resume."""
+    from flows.results import delete_old_work
+    from flows.workspace import find_workspace
+
+    freed = delete_old_work(find_workspace(workspace))
+    typer.echo(f"{freed / 1e6:.1f} MB freed")
+
+
+def _runtime(name: str | None, workers: int | None) -> "Runtime":
+    from configs.schema import load_runtime
+
+    chosen = load_runtime(name)
+    return chosen.model_copy(update={"workers": workers}) if workers else chosen
+
+
+def _show(table: list[list[str]], plain: object, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(plain, indent=1))
+        return
+    from flows.console import print_table
+
+    print_table(table)
+
+
+def main() -> None:
+    """Entry point: every failure ends in one line and exit code 1, or 2 if what was asked for makes no sense."""
+    from flows.errors import DEBUG_VARIABLE, error_line
+
+    if "--debug" in sys.argv:
+        sys.argv.remove("--debug")
+        os.environ[DEBUG_VARIABLE] = "1"
+    try:
+        app()
+    except KeyboardInterrupt:
+        typer.echo("interrupted; finished shards are kept, the same command resumes", err=True)
+        sys.exit(130)
+    except Exception as error:
+        typer.echo(f"ERROR: {error_line(error)}", err=True)
+        sys.exit(2 if type(error).__name__ in ("ConfigError", "ShardError") else 1)
+
+
+if __name__ == "__main__":
+    main()

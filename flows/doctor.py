@@ -1,0 +1,162 @@
+"""`syncd doctor`: what this machine has and lacks, each lack with its fix."""
+
+import importlib.metadata
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from configs.schema import ConfigError, Recipe, Runtime
+
+Verdict = Literal["ok", "note", "broken"]
+PROBE = "from data.rendering import probe_backend; p = probe_backend(); print(p['renderer'], p['version'], sep=', ')"
+PROBE_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Check:
+    name: str
+    verdict: Verdict
+    detail: str
+    fix: str = ""
+
+
+def examine(workspace: Path, recipe: Recipe | None, runtime: Runtime) -> list[Check]:
+    """Every check; `recipe` is the active one, if any."""
+    checks = [_python(), *_pins(), _git(), _rendering(), _gpu(runtime), _disk(workspace, runtime), _browser()]
+    if recipe is None:
+        return [*checks, Check("recipe", "note", f"none active in {workspace}", "syncd run --recipe demo")]
+    return [*checks, *_models(recipe)]
+
+
+def _python() -> Check:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if (3, 11) <= sys.version_info[:2] < (3, 13):
+        return Check("python", "ok", version)
+    return Check("python", "broken", f"{version}; needs 3.11 or 3.12", "make setup PYTHON=python3.11")
+
+
+def _pins() -> list[Check]:
+    """Installed packages against what this project requires."""
+    try:
+        required = importlib.metadata.requires("syncd") or []
+    except importlib.metadata.PackageNotFoundError:
+        return [Check("packages", "broken", "syncd is not installed", "make setup")]
+    wrong = list(_wrong_pins(required, importlib.metadata.version))
+    if not wrong:
+        return [Check("packages", "ok", f"{len(required)} requirements met")]
+    return [Check("packages", "broken", text, "pip install -c constraints.txt -e .") for text in wrong]
+
+
+def _wrong_pins(required: list[str], version_of: Callable[[str], str]) -> Iterator[str]:
+    from packaging.requirements import Requirement
+
+    for text in required:
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = version_of(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            yield f"{requirement.name} is missing, needs {requirement.specifier or 'any version'}"
+            continue
+        if not requirement.specifier.contains(found, prereleases=True):
+            yield f"{requirement.name} is {found}, needs {requirement.specifier}"
+
+
+def _git() -> Check:
+    if shutil.which("git"):
+        return Check("git", "ok", shutil.which("git") or "")
+    return Check("git", "note", "not found; statements will not name a commit", "apt-get install git")
+
+
+def _rendering() -> Check:
+    """Open the rendering back end in a process of its own: drivers may crash."""
+    fix = "apt-get install -y libegl1 libgl1-mesa-dri (the CPU rasteriser), or the EGL libraries of the GPU driver"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=PROBE_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return Check("rendering", "broken", f"no answer in {PROBE_SECONDS} s", fix)
+    if done.returncode == 0:
+        return Check("rendering", "ok", done.stdout.strip())
+    lines = done.stderr.strip().splitlines() or [f"the probe ended with {done.returncode}"]
+    return Check("rendering", "broken", lines[-1][:300], fix)
+
+
+def _gpu(runtime: Runtime) -> Check:
+    import torch
+
+    devices = list(Path("/dev").glob("nvidia[0-9]*"))
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+        return Check("gpu", "ok", f"{names}, torch {torch.__version__}")
+    if runtime.device.startswith("cuda"):
+        fix = "set device: cpu in the runtime, or install the driver and a CUDA build of torch"
+        return Check("gpu", "broken", f"the runtime asks for {runtime.device}, torch sees no GPU", fix)
+    if devices:
+        fix = "install a CUDA build of torch, see https://pytorch.org/get-started"
+        return Check("gpu", "note", f"{len(devices)} GPUs, but torch {torch.__version__} cannot use them", fix)
+    return Check("gpu", "ok", f"none; the miniature runs on CPU (torch {torch.__version__})")
+
+
+def _disk(workspace: Path, runtime: Runtime) -> Check:
+    existing = next(path for path in (workspace, *workspace.parents) if path.exists())
+    free = shutil.disk_usage(existing).free / 1e9
+    detail = f"{free:.1f} GB free at {existing}"
+    if free >= runtime.min_free_disk_gb:
+        return Check("disk", "ok", detail)
+    return Check(
+        "disk",
+        "broken",
+        f"{detail}, the runtime's min_free_disk_gb is {runtime.min_free_disk_gb:g}",
+        "free some space (syncd gc removes work folders of earlier recipes), or use --workspace on another disk",
+    )
+
+
+def find_browser() -> str | None:
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def _browser() -> Check:
+    path = find_browser()
+    if path:
+        return Check("browser", "ok", path)
+    return Check("browser", "note", "no Chromium; only the tests of the report need it", "apt-get install -y chromium")
+
+
+def _models(recipe: Recipe) -> Iterator[Check]:
+    """Each model folder of the recipe, by digest."""
+    from models.registry import ModelError, locate
+
+    for role in type(recipe.models).model_fields:
+        ref = getattr(recipe.models, role)
+        try:
+            folder = locate(ref)
+        except ModelError as error:
+            message, _, fix = str(error).partition("; ")
+            yield Check(f"model {role}", "broken", message, fix or "correct the entry in configs/models.yaml")
+            continue
+        yield Check(f"model {role}", "ok", f"{ref.name} {ref.revision[:12]} at {_short(folder)}")
+
+
+def _short(folder: Path) -> str:
+    return re.sub(rf"^{re.escape(str(Path.home()))}", "~", str(folder))
+
+
+def active_recipe(workspace: Path) -> Recipe | None:
+    from configs.schema import load_resolved
+    from flows.graph import RECIPE_FILE
+
+    path = workspace / RECIPE_FILE
+    if not path.exists():
+        return None
+    try:
+        return load_resolved(path)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; write it again with: syncd run --recipe NAME") from error

@@ -1,0 +1,19 @@
+"""Errors on the console: one clear line; a traceback when it is asked for, or for an error nobody foresaw."""
+
+import os
+import traceback
+
+DEBUG_VARIABLE = "SYNCD_DEBUG"
+OUR_PACKAGES = ("configs", "data", "flows", "models", "tasks")
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether the message was written for the user: the type is one of this project's own."""
+    return type(error).__module__.split(".")[0] in OUR_PACKAGES
+
+
+def error_line(error: BaseException) -> str:
+    expected = is_expected(error)
+    if os.environ.get(DEBUG_VARIABLE) or not expected:
+        traceback.print_exception(error)
+    return str(error) if expected else f"{type(error).__name__}: {error}"

@@ -1,0 +1,150 @@
+"""`syncd plan`: which stages would run and why, and what is left to do; built on `dvc status --json`."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.schema import Runtime
+from flows.engine import plan_shards, stage_context
+from flows.graph import Graph, load_graph
+from flows.history import StageState, stage_state
+from flows.worker import StageError, stage_module
+from flows.workspace import quiet_environment
+
+MOST_CAUSES = 3
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """`seconds` and `bytes` are what is left to spend; None while nothing is known."""
+
+    stage: str
+    would_run: bool
+    causes: list[str]
+    shards: int
+    total_shards: int | None
+    exact: bool
+    seconds: float | None
+    bytes: float | None
+
+
+def make_plan(
+    workspace: Path, runtime: Runtime, until: str | None = None, package: str = "tasks"
+) -> list[PlannedStage]:
+    """What `syncd run` would do. Stages after one that runs are planned on what was there last time."""
+    graph = load_graph(workspace)
+    changes = dvc_status(workspace)
+    planned: dict[str, PlannedStage] = {}
+    for stage in graph.until(until):
+        upstream = [name for name in graph.node(stage).inputs if planned[name].would_run]
+        causes = [f"after {', '.join(upstream)}"] if upstream else []
+        causes = explain(changes.get(stage, []), upstream) + causes
+        state = stage_state(graph, stage, workspace)
+        planned[stage] = _planned(graph, workspace, runtime, state, causes, bool(upstream), package)
+    return list(planned.values())
+
+
+def dvc_status(workspace: Path) -> dict[str, list[Any]]:
+    """`dvc status --json`: stage -> list of changes."""
+    command = [sys.executable, "-m", "dvc", "status", "--json"]
+    done = subprocess.run(command, cwd=workspace, env=quiet_environment(workspace), capture_output=True, text=True)
+    if done.returncode:
+        raise StageError(f"dvc status failed in {workspace}: {done.stderr.strip() or done.stdout.strip()}")
+    return json.loads(done.stdout)
+
+
+def explain(changes: list[Any], upstream: list[str]) -> list[str]:
+    """DVC's changes of one stage in words; what an upstream stage will change anyway is left out."""
+    causes = []
+    for change in changes:
+        if isinstance(change, str):
+            causes.append(change)
+            continue
+        for path, what in change.get("changed deps", {}).items():
+            parts = path.split("/")
+            if parts[0] == "artifacts" and (parts[1] in upstream or parts[-1].split(".")[0] in upstream):
+                continue
+            if isinstance(what, dict):
+                causes += [f"{key} {how}" for key, how in what.items()]
+            elif what != "new":
+                causes.append(f"{path} {what}")
+            elif "never run" not in causes:
+                causes.append("never run")
+        causes += [f"{path} {what}" for path, what in change.get("changed outs", {}).items()]
+    if "never run" in causes:
+        return ["never run"]
+    return causes
+
+
+def _planned(
+    graph: Graph,
+    workspace: Path,
+    runtime: Runtime,
+    state: StageState,
+    causes: list[str],
+    after_upstream: bool,
+    package: str,
+) -> PlannedStage:
+    stage = state.stage
+    if not causes:
+        total = state.total_shards
+        return PlannedStage(stage, False, [], total or 0, total, True, 0.0, 0.0)
+    exact = not after_upstream
+    shards, keys, total_shards, total_keys = 0, 0, None, None
+    if exact:
+        specs = plan_shards(stage_module(package, stage), stage_context(graph, stage, workspace, runtime))
+        shards, keys, total_shards, total_keys = state.shards, state.keys, len(specs), sum(len(s.keys) for s in specs)
+    else:
+        total_shards, total_keys = _guess(workspace, stage)
+    seconds = size = None
+    if state.pace is not None and total_keys is not None and total_shards is not None:
+        left = total_keys - keys
+        workers = max(1, min(runtime.workers, total_shards - shards))
+        seconds, size = left * state.pace.seconds_per_key / workers, left * state.pace.bytes_per_key
+    return PlannedStage(stage, True, causes, shards, total_shards, exact, seconds, size)
+
+
+def _guess(workspace: Path, stage: str) -> tuple[int | None, int | None]:
+    """Shards and keys of the stage's last plan, whatever its signature."""
+    plans = sorted((workspace / "artifacts" / ".work" / stage).glob("*/plan.json"), key=lambda p: p.stat().st_mtime)
+    if not plans:
+        return None, None
+    size = json.loads(plans[-1].read_bytes())
+    return size["shards"], size["keys"]
+
+
+def plan_json(planned: list[PlannedStage]) -> list[dict[str, Any]]:
+    return [asdict(item) for item in planned]
+
+
+def plan_table(planned: list[PlannedStage]) -> list[list[str]]:
+    """Header and rows."""
+    rows = [["stage", "would run", "why", "shards done", "est. time", "est. disk"]]
+    for item in planned:
+        more = len(item.causes) - MOST_CAUSES
+        why = "; ".join(item.causes[:MOST_CAUSES]) + (f"; and {more} more" if more > 0 else "")
+        total = "?" if item.total_shards is None else f"{'' if item.exact else '~'}{item.total_shards}"
+        rows.append(
+            [
+                item.stage,
+                "yes" if item.would_run else "no",
+                why,
+                f"{item.shards}/{total}",
+                seconds_text(item),
+                bytes_text(item),
+            ]
+        )
+    return rows
+
+
+def seconds_text(item: PlannedStage) -> str:
+    from flows.console import clock_text
+
+    return "unknown" if item.seconds is None else clock_text(item.seconds) if item.would_run else "-"
+
+
+def bytes_text(item: PlannedStage) -> str:
+    return "unknown" if item.bytes is None else f"{item.bytes / 1e6:.1f} MB" if item.would_run else "-"

@@ -1,0 +1,82 @@
+"""The outer flow, `regenerate`: walk the stage graph, letting DVC decide for each stage whether it runs.
+
+Import this module after the environment is set (flows.workspace.quiet_environment): Prefect reads it at import.
+"""
+
+import subprocess
+import sys
+import threading
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from prefect import flow, task
+from prefect.client.orchestration import get_client
+
+from configs.schema import load_runtime
+from flows.console import say
+from flows.graph import load_graph
+from flows.worker import RUN_ID_VARIABLE, StageError
+from flows.workspace import choose_recipe, prepare_workspace, read_last_run, run_environment
+
+DVC_NOISE = "ERROR: failed to reproduce"
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    stage: str
+    ran: bool
+
+
+@task(name="dvc repro", task_run_name="{stage}", persist_result=False)
+def reproduce(stage: str, workspace: str, environment: dict[str, str]) -> StageOutcome:
+    """`dvc repro --single-item STAGE` as a subprocess; StageError if it fails.
+
+    The run cache is off: receipts already spare finished work, and after retry-failed it would bring back old outputs.
+    """
+    command = [sys.executable, "-m", "dvc", "repro", "--single-item", "--no-run-cache", "--quiet", stage]
+    with subprocess.Popen(command, cwd=workspace, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        forward = threading.Thread(target=_forward_errors, args=(process.stderr,))
+        forward.start()
+        code = process.wait()
+        forward.join()
+    last = read_last_run(Path(workspace), stage)
+    ran = last.get("run_id") == environment[RUN_ID_VARIABLE]
+    if code:
+        reason = last.get("error") if ran else None
+        raise StageError(reason or f"{stage}: dvc repro ended with {code}; run the same command again to resume")
+    return StageOutcome(stage, ran)
+
+
+def _forward_errors(stream: IO[str] | None) -> None:
+    """Pass on what DVC and the stage print; the stage's own error is shown once, at the end."""
+    for line in stream or ():
+        if not line.startswith(DVC_NOISE):
+            sys.stderr.write(line)
+            sys.stderr.flush()
+
+
+@flow(name="regenerate", persist_result=False)
+def regenerate(
+    recipe: str | None = None,
+    overrides: list[str] | None = None,
+    workspace: str = ".",
+    until: str | None = None,
+    runtime: str | None = None,
+) -> list[StageOutcome]:
+    """Activate `recipe` (None: keep the active one) and bring the stages up to `until` up to date, in order.
+
+    `runtime` is a name or path; None takes SYNCD_RUNTIME or the local runtime.
+    """
+    folder = Path(workspace).resolve()
+    prepare_workspace(folder, choose_recipe(folder, recipe, tuple(overrides or ())))
+    environment = run_environment(folder, load_runtime(runtime), run_id=str(uuid.uuid4()))
+    environment["PREFECT_API_URL"] = str(get_client(sync_client=True).api_url)
+    outcomes = []
+    for stage in load_graph(folder).until(until):
+        outcome = reproduce(stage, str(folder), environment)
+        if not outcome.ran:
+            say(f"{stage}: up to date")
+        outcomes.append(outcome)
+    return outcomes

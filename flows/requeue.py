@@ -1,0 +1,41 @@
+"""`syncd retry-failed`: put the shards that hold failed keys back into the queue."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.shards import Receipt, receipt_path
+from flows.graph import index_path, load_graph
+from flows.history import current_signature, receipts_in, work_folder
+
+
+@dataclass(frozen=True)
+class Requeued:
+    stage: str
+    keys: list[str]
+    shards: list[int]
+
+
+def requeue_failed(workspace: Path, stage: str | None = None, reason: str | None = None) -> list[Requeued]:
+    """Delete the receipts of shards with failed keys (of this `reason`), and the index of their stage.
+
+    The next run makes those shards again, and no other.
+    """
+    graph = load_graph(workspace)
+    names = [graph.node(stage).name] if stage else list(graph.names)
+    signatures = {name: current_signature(graph, name, workspace) for name in names}
+    found = []
+    for name, signature in signatures.items():
+        folder = work_folder(workspace, name, signature) if signature else None
+        hit = [receipt for receipt in receipts_in(folder) if _failed(receipt, reason)] if folder else []
+        if folder is None or not hit:
+            continue
+        for receipt in hit:
+            receipt_path(folder, receipt.index).unlink()
+        index_path(workspace, name).unlink(missing_ok=True)
+        keys = sorted(key for receipt in hit for key in _failed(receipt, reason))
+        found.append(Requeued(name, keys, [receipt.index for receipt in hit]))
+    return found
+
+
+def _failed(receipt: Receipt, reason: str | None) -> list[str]:
+    return [failure.key for failure in receipt.failed if reason is None or failure.reason == reason]
