@@ -60,6 +60,8 @@ def correspond(
 
 _MAX_STEP = 12.0
 """Depth steps between neighbouring pixels beyond this many tolerances are taken for an edge."""
+_SAME = 1e-6
+"""Pixels: cell centres often lie on pixel borders, and rounding must not decide which pixel they belong to."""
 
 
 def _sample(depth: np.ndarray, pixels: np.ndarray, tolerance: float) -> np.ndarray:
@@ -69,10 +71,12 @@ def _sample(depth: np.ndarray, pixels: np.ndarray, tolerance: float) -> np.ndarr
     without an edge between them; elsewhere the nearest pixel counts.
     """
     height, width = depth.shape
-    nearest = depth[pixels[:, 1].astype(np.intp), pixels[:, 0].astype(np.intp)].astype(np.float64)
+    column = np.minimum((pixels[:, 0] + _SAME).astype(np.intp), width - 1)
+    row = np.minimum((pixels[:, 1] + _SAME).astype(np.intp), height - 1)
+    nearest = depth[row, column].astype(np.float64)
     x = np.clip(pixels[:, 0] - 0.5, 0, width - 1)
     y = np.clip(pixels[:, 1] - 0.5, 0, height - 1)
-    left, top = np.floor(x).astype(np.intp), np.floor(y).astype(np.intp)
+    left, top = (x + _SAME).astype(np.intp), (y + _SAME).astype(np.intp)
     right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
     around = np.stack([depth[top, left], depth[top, right], depth[bottom, left], depth[bottom, right]])
     around = around.astype(np.float64)
