@@ -1,0 +1,198 @@
+"""Sample: reference images and a prompt to an image of that object, with a trained checkpoint.
+
+pipeline = CustomizationPipeline.from_checkpoint("artifacts/train")
+image = pipeline("a striped mug on a beach", references=["mug.png"], seed=3).images[0]
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from data.shards import sha256_file
+from models.customizer import Customizer, CustomizeRequest, CustomizeSettings
+from models.training.record import CheckpointRecord
+from models.training.restore import checkpoint_file, restore
+
+METADATA_KEY = "syncd"
+MARGIN = 0.25
+"""Around the object when a reference comes with its mask, as a share of the object's longer side."""
+Picture = str | Path | Image.Image | np.ndarray
+
+
+@dataclass(frozen=True)
+class CustomizationOutput:
+    images: list[Image.Image]
+    provenance: list[dict[str, Any]]
+    """Of each image: everything that it follows from."""
+
+
+class CustomizationPipeline:
+    """A trained customization model, called like a diffusers pipeline."""
+
+    def __init__(self, customizer: Customizer, record: CheckpointRecord, checkpoint_sha256: str) -> None:
+        self.customizer, self.record, self.checkpoint_sha256 = customizer, record, checkpoint_sha256
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, device: str = "cpu", dtype: str = "float32") -> Self:
+        """`path`: folder of the train stage (its file is checked against its shard), or a LoRA file by itself."""
+        customizer, record = restore(Path(path), device, dtype)
+        return cls(customizer, record, sha256_file(checkpoint_file(Path(path))))
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        references: Sequence[Picture] = (),
+        masks: Sequence[Picture] | None = None,
+        *,
+        seed: int = 0,
+        num_images_per_prompt: int = 1,
+        num_inference_steps: int = 30,
+        guidance_scale: float = 3.5,
+        image_scale: float = 1.0,
+        text_scale: float = 1.5,
+        guidance: Literal["normalised", "plain"] = "normalised",
+        height: int | None = None,
+        width: int | None = None,
+    ) -> CustomizationOutput:
+        """Images of the referenced object, `num_images_per_prompt` per prompt with seeds `seed`, `seed + 1`, ...
+
+        References: any number, paths, PIL images or uint8 (H, W, 3). Each is cut to its middle square, or with `masks`
+        (one per reference, non-zero on the object) to a square around the object, and resized to the training
+        resolution. Height and width default to it. Raises ValueError for what cannot be used, FileNotFoundError for a
+        missing file.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if masks is not None and len(masks) != len(references):
+            raise ValueError(f"{len(masks)} masks for {len(references)} references; give one per reference or none")
+        cut = [
+            prepare_reference(
+                picture, masks[place] if masks is not None else None, self.record.height, self.record.width
+            )
+            for place, picture in enumerate(references)
+        ]
+        settings = CustomizeSettings(
+            height=height or self.record.height,
+            width=width or self.record.width,
+            steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            image_scale=image_scale,
+            text_scale=text_scale,
+            guidance=guidance,
+        )
+        requests = [
+            CustomizeRequest(text, seed + number, tuple(cut))
+            for text in prompts
+            for number in range(num_images_per_prompt)
+        ]
+        images = self.customizer.generate_many(requests, settings)
+        return CustomizationOutput(
+            [Image.fromarray(image) for image in images], [self._provenance(request, settings) for request in requests]
+        )
+
+    def _provenance(self, request: CustomizeRequest, settings: CustomizeSettings) -> dict[str, Any]:
+        base = self.record.base_model
+        return {
+            "prompt": request.prompt,
+            "seed": request.seed,
+            "settings": asdict(settings),
+            "references_sha256": [hashlib.sha256(image.tobytes()).hexdigest() for image in request.references],
+            "references_form": self.record.references,
+            "checkpoint_sha256": self.checkpoint_sha256,
+            "checkpoint_step": self.record.step,
+            "dataset_sha256": self.record.dataset_sha256,
+            "recipe_sha256": self.record.recipe_sha256,
+            "base_model": f"{base.name}@{base.revision}",
+            "base_model_licence": base.licence,
+        }
+
+
+def prepare_reference(picture: Picture, mask: Picture | None, height: int, width: int) -> np.ndarray:
+    """uint8 (height, width, 3): the middle square of a picture, or the square around its object, resized."""
+    image = _open(picture).convert("RGB")
+    if mask is None:
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+    else:
+        left, top, side = _object_square(_open(mask).convert("L"), image.size)
+    cut = image.crop((left, top, left + side, top + side))
+    return np.asarray(cut.resize((width, height), Image.Resampling.LANCZOS))
+
+
+def _object_square(mask: Image.Image, size: tuple[int, int]) -> tuple[int, int, int]:
+    """Left, top and side of the square around the object, within the picture as far as it fits."""
+    if mask.size != size:
+        raise ValueError(
+            f"mask is {mask.width} x {mask.height}, its reference {size[0]} x {size[1]}; they must be equal"
+        )
+    box = mask.getbbox()
+    if box is None:
+        raise ValueError("mask is empty; it must be non-zero on the object")
+    wide, high = box[2] - box[0], box[3] - box[1]
+    side = min(round(max(wide, high) * (1 + 2 * MARGIN)), *size)
+    centre_x, centre_y = (box[0] + box[2]) // 2, (box[1] + box[3]) // 2
+    left = min(max(centre_x - side // 2, 0), size[0] - side)
+    top = min(max(centre_y - side // 2, 0), size[1] - side)
+    return left, top, side
+
+
+def _open(picture: Picture) -> Image.Image:
+    if isinstance(picture, Image.Image):
+        return picture
+    if isinstance(picture, np.ndarray):
+        if picture.dtype not in (np.uint8, np.bool_):
+            raise ValueError(
+                f"picture is {picture.dtype} {picture.shape}; allowed: uint8 (H, W, 3), bool or uint8 (H, W)"
+            )
+        return Image.fromarray(picture.astype(np.uint8) * 255 if picture.dtype == np.bool_ else picture)
+    try:
+        return Image.open(picture)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{picture}: not a picture that can be read") from error
+
+
+def save_png(image: Image.Image, provenance: dict[str, Any], path: Path) -> None:
+    """PNG with `provenance` as JSON in its text chunk `syncd`; equal inputs give equal bytes."""
+    info = PngInfo()
+    info.add_itxt(METADATA_KEY, json.dumps(provenance, sort_keys=True, ensure_ascii=False))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, format="PNG", pnginfo=info)
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """What `save_png` wrote; ValueError if the picture carries none."""
+    with Image.open(path) as image:
+        image.load()
+        text = image.info.get(METADATA_KEY)
+    if text is None:
+        raise ValueError(f"{path}: carries no {METADATA_KEY} metadata")
+    return json.loads(text)
+
+
+def sample(
+    references: Sequence[Picture],
+    prompt: str,
+    checkpoint: Path,
+    output: Path,
+    masks: Sequence[Picture] | None = None,
+    seed: int = 0,
+    count: int = 1,
+    device: str = "cpu",
+    **settings: Any,
+) -> list[Path]:
+    """Make and save `count` images of the object; of several, `output` gets -1, -2, ... before its ending.
+
+    `settings` are those of `CustomizationPipeline.__call__`. Raises what it raises.
+    """
+    pipeline = CustomizationPipeline.from_checkpoint(checkpoint, device)
+    made = pipeline(prompt, references, masks, seed=seed, num_images_per_prompt=count, **settings)
+    paths = [output] if count == 1 else [output.with_stem(f"{output.stem}-{number + 1}") for number in range(count)]
+    for path, image, provenance in zip(paths, made.images, made.provenance, strict=True):
+        save_png(image, provenance, path)
+    return paths

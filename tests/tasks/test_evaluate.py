@@ -1,0 +1,268 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import stage_runs
+import tiny_flux
+import tiny_models
+import torch
+from generated_sets import random_set
+
+from configs.schema import Recipe, load_recipe
+from data.images import decode_png, encode_png
+from data.records import Prompt, PromptRecord, RenderRecord, ViewRecord
+from data.shards import ShardIndex, read_all, sha256_file, write_atomic
+from data.stage import StageContext
+from models.customizer import CustomizeRequest, CustomizeSettings, load_customizer
+from models.evaluation.record import EvaluationRecord
+from models.training.restore import restore
+from tasks import evaluate, train
+
+SIDE = 32
+Workspace = Callable[..., Path]
+FACT = {"question": "which colour?", "choices": ["a red mug", "a blue mug"], "answer": "a red mug"}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("models")
+    refs = {
+        "customizer": tiny_flux.flux_ref(root / "flux"),
+        "clip": tiny_models.ref_of(tiny_models.clip_folder(root / "clip"), "clip"),
+        "identity": tiny_models.ref_of(tiny_models.identity_folder(root / "dino"), "dinov2"),
+        "segmenter": tiny_models.ref_of(tiny_models.segmenter_folder(root / "segmenter"), "segformer"),
+    }
+    whole = load_recipe("miniature", ("train.steps=3", "train.batch=2", "train.lora_rank=4", "train.learning_rate=0.5"))
+    section = {"objects": 0, "references": (1, 3), "seeds": (0, 1), "steps": 2, "shard_size": 1, "text_scale": 3.0}
+    return whole.model_copy(
+        update={
+            "models": whole.models.model_copy(update=refs),
+            "evaluate": whole.evaluate.model_copy(update=section),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workspace = tmp_path_factory.mktemp("trained")
+    stage_runs.write_input(workspace, "shard", [random_set(f"mug-{n}", n, size=SIDE) for n in range(2)], recipe)
+    stage_runs.run_stage(train, stage_runs.context("train", recipe, workspace, ("shard",)))
+    return workspace
+
+
+def rendered(object_id: str, seed: int, views: int = 3, number: int = 0) -> tuple[str, RenderRecord, dict[str, bytes]]:
+    rng = np.random.default_rng(seed)
+    files = {}
+    for place in range(views):
+        rgba = rng.integers(0, 256, (SIDE, SIDE, 4), dtype=np.uint8)
+        rgba[..., 3] = 0
+        rgba[4:12, 3:11, 3] = 255
+        files[f"{place}.rgb.png"] = encode_png(rgba)
+        files[f"{place}.mask.png"] = encode_png(rgba[..., 3] > 0)
+    view = ViewRecord(camera={}, near=0.0, far=1.0, area=0.25, azimuth_deg=0.0, elevation_deg=0.0)
+    set_id = f"{object_id}-s{number}"
+    record = RenderRecord(
+        set_id=set_id,
+        object_id=object_id,
+        split="eval",
+        category="mug",
+        licence="CC0-1.0",
+        mesh_sha256="0" * 64,
+        views=[view] * views,
+        overlaps={},
+    )
+    return set_id, record, files
+
+
+def prompts_of(object_id: str, kinds: tuple[str, ...] = ("background", "property")) -> tuple[str, PromptRecord, dict]:
+    words = {"background": "a red mug on the beach", "property": "a blue mug", "scene": "a mug in the forest"}
+    prompts = [Prompt(text=words[kind], kind=kind, facts=[FACT]) for kind in kinds]
+    record = PromptRecord(
+        object_id=object_id, split="eval", category="mug", caption="a mug", writer="grammar", prompts=prompts
+    )
+    return object_id, record, {}
+
+
+@pytest.fixture
+def make_workspace(tmp_path: Path, recipe: Recipe, trained: Path) -> Workspace:
+    def make(renders: list[Any], prompts: list[Any], name: str = "run", held_out: list[str] | None = None) -> Path:
+        workspace = tmp_path / name
+        for stage, samples in (("render", renders), ("prompts", prompts)):
+            stage_runs.write_input(workspace, stage, samples, recipe)
+        path = workspace / "artifacts" / "render" / "index.json"
+        index = ShardIndex.model_validate_json(path.read_bytes())
+        summary = {"held_out_sets": [key for key, _, _ in renders] if held_out is None else held_out}
+        write_atomic(path, index.model_copy(update={"summary": summary}).model_dump_json().encode())
+        (workspace / "artifacts" / "train").symlink_to(trained / "artifacts" / "train")
+        return workspace
+
+    return make
+
+
+def context_of(workspace: Path, recipe: Recipe) -> StageContext:
+    return stage_runs.context("evaluate", recipe, workspace, ("train", "render", "prompts"))
+
+
+def evaluated(workspace: Path, recipe: Recipe) -> tuple[dict[str, EvaluationRecord], dict[str, dict], ShardIndex]:
+    ctx = context_of(workspace, recipe)
+    index = stage_runs.run_stage(evaluate, ctx)
+    samples = list(read_all(ctx.output_dir("evaluate"), index))
+    records = {sample.key: EvaluationRecord.model_validate(sample.record) for sample in samples}
+    return records, {sample.key: sample.files for sample in samples}, index
+
+
+def test_every_row_makes_the_same_shots_from_the_same_noise(recipe: Recipe, make_workspace: Workspace) -> None:
+    workspace = make_workspace([rendered("mug-a", 1)], [prompts_of("mug-a")])
+    records, files, index = evaluated(workspace, recipe)
+    record = records["mug-a"]
+    by_row: dict[str, list[tuple[int, int, int]]] = {}
+    for image in record.images:
+        by_row.setdefault(image.row, []).append((image.prompt, image.seed, image.noise_seed))
+    assert list(by_row) == ["base", "ours-1", "ours-3", "plain-1", "plain-3"]
+    assert all(shots == by_row["base"] for shots in by_row.values())
+    assert len({noise for _, _, noise in by_row["base"]}) == 4, "every prompt and seed has noise of its own"
+    assert {image.kind for image in record.images} == {"background", "property"}
+    assert set(files["mug-a"]) == {f"ref.{n}.png" for n in range(3)} | {f"{image.name}.png" for image in record.images}
+    assert index.summary["images"] == 20
+
+
+def test_rows_are_the_model_with_what_their_names_say(recipe: Recipe, make_workspace: Workspace, trained: Path) -> None:
+    workspace = make_workspace([rendered("mug-a", 1)], [prompts_of("mug-a")])
+    records, files, _ = evaluated(workspace, recipe)
+    own = files["mug-a"]
+    references = tuple(decode_png(own[f"ref.{place}.png"]) for place in range(3))
+    base = load_customizer(recipe.models.customizer, "cpu", "float32", "separate")
+    adapted, _ = restore(trained / "artifacts" / "train", "cpu")
+    section = recipe.evaluate
+    shot = next(image for image in records["mug-a"].images if image.prompt == 1 and image.seed == 1)
+    pictures = {}
+    for row, model, count, guidance in (
+        ("base", base, 0, "plain"),
+        ("ours-1", adapted, 1, "normalised"),
+        ("ours-3", adapted, 3, "normalised"),
+        ("plain-1", adapted, 1, "plain"),
+        ("plain-3", adapted, 3, "plain"),
+    ):
+        settings = CustomizeSettings(
+            SIDE, SIDE, section.steps, section.guidance_scale, section.image_scale, section.text_scale, guidance
+        )
+        request = CustomizeRequest("a blue mug", shot.noise_seed, references[:count])
+        expected = model.generate_many([request], settings)[0]
+        pictures[row] = decode_png(own[f"{row}.p1.s1.png"])
+        assert np.abs(pictures[row].astype(int) - expected).max() <= 1
+    distinct = {picture.tobytes() for picture in pictures.values()}
+    assert len(distinct) == 5, "the rows differ, so that the comparison above means something"
+
+
+def test_files_and_summary_hold_the_numbers_of_the_records(recipe: Recipe, make_workspace: Workspace) -> None:
+    names = ["mug-a", "mug-b", "mug-c"]
+    workspace = make_workspace(
+        [rendered(name, seed) for seed, name in enumerate(names)], [prompts_of(name) for name in names]
+    )
+    records, _, index = evaluated(workspace, recipe)
+    folder = workspace / "artifacts" / "evaluate"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    by_hand = np.mean(
+        [np.mean([image.identity for image in records[name].images if image.row == "ours-3"]) for name in names]
+    )
+    assert metrics["rows"]["ours-3"]["all"]["identity"]["mean"] == pytest.approx(by_hand, abs=1e-4)
+    assert index.summary["identity"]["ours-3"] == metrics["rows"]["ours-3"]["all"]["identity"]["mean"]
+    assert metrics["rows"]["base"]["background"]["identity"]["seed_std"] is not None
+    assert "ours-3 - ours-1" in metrics["differences"] and "ours-1 - plain-1" in metrics["differences"]
+    assert recipe.models.identity.revision in metrics["backbones"]["identity"]
+    assert recipe.models.segmenter.revision in metrics["backbones"]["identity"]
+    assert metrics["backbones"]["text"].startswith("clip_facts by tiny-clip@")
+    lines = [json.loads(line) for line in (folder / "images.jsonl").read_text().splitlines()]
+    assert len(lines) == 60
+    assert "clip_facts" in (folder / "table.md").read_text()
+    assert (folder / "table.csv").read_text().startswith("row,kind,metric,mean")
+
+
+def test_objects_are_chosen_by_id_and_smaller_choices_are_part_of_larger_ones(
+    recipe: Recipe, make_workspace: Workspace
+) -> None:
+    names = [f"mug-{letter}" for letter in "abcdef"]
+    renders = [rendered(name, 0, number=number) for name in names for number in (0, 1)]
+    workspace = make_workspace(renders, [], held_out=[key for key, _, _ in renders if not key.startswith("mug-c")])
+
+    def chosen(count: int) -> list[str]:
+        section = recipe.evaluate.model_copy(update={"objects": count, "shard_size": 2})
+        plan = evaluate.plan(context_of(workspace, recipe.model_copy(update={"evaluate": section})))
+        return [key for spec in plan for key in spec.keys]
+
+    assert chosen(0) == ["mug-a", "mug-b", "mug-d", "mug-e", "mug-f"]
+    assert set(chosen(2)) < set(chosen(4)) < set(chosen(0))
+
+
+def test_objects_that_cannot_be_evaluated_are_recorded_with_the_reason(
+    recipe: Recipe, make_workspace: Workspace
+) -> None:
+    facts_gone = prompts_of("mug-d")
+    facts_gone[1].prompts[0] = facts_gone[1].prompts[0].model_copy(update={"facts": []})
+    workspace = make_workspace(
+        [rendered("mug-a", 0, views=2), *(rendered(f"mug-{letter}", 1) for letter in "bcde")],
+        [prompts_of("mug-a"), prompts_of("mug-c", ("scene",)), facts_gone, prompts_of("mug-e")],
+    )
+    records, _, index = evaluated(workspace, recipe)
+    assert list(records) == ["mug-e"]
+    assert {failure.key: failure.reason for failure in index.failed} == {
+        "mug-a": "too_few_views",
+        "mug-b": "no_prompts",
+        "mug-c": "no_prompts",
+        "mug-d": "no_facts",
+    }
+
+
+def test_views_of_several_sets_of_an_object_are_pooled(recipe: Recipe, make_workspace: Workspace) -> None:
+    workspace = make_workspace(
+        [rendered("mug-a", 0, views=2), rendered("mug-a", 1, views=2, number=1)], [prompts_of("mug-a")]
+    )
+    records, _, index = evaluated(workspace, recipe)
+    assert records["mug-a"].references == 3
+    assert index.failed == []
+
+
+def test_references_keep_the_object_and_change_only_what_is_behind_it(
+    recipe: Recipe, make_workspace: Workspace
+) -> None:
+    pictures = {}
+    for backdrop in ("scenes", "grey"):
+        section = recipe.evaluate.model_copy(update={"backdrop": backdrop, "seeds": (0,)})
+        workspace = make_workspace([rendered("mug-a", 1)], [prompts_of("mug-a")], name=backdrop)
+        _, files, _ = evaluated(workspace, recipe.model_copy(update={"evaluate": section}))
+        pictures[backdrop] = decode_png(files["mug-a"]["ref.1.png"])
+    object_pixels = decode_png(rendered("mug-a", 1)[2]["1.rgb.png"])[4:12, 3:11, :3]
+    for picture in pictures.values():
+        np.testing.assert_array_equal(picture[4:12, 3:11], object_pixels)
+    assert (pictures["grey"][:4] == 128).all()
+    assert not (pictures["scenes"][:4] == 128).all()
+
+
+def test_a_checkpoint_of_another_base_is_refused(recipe: Recipe, make_workspace: Workspace) -> None:
+    workspace = make_workspace([rendered("mug-a", 1)], [prompts_of("mug-a")])
+    other = recipe.models.model_copy(
+        update={"customizer": recipe.models.customizer.model_copy(update={"revision": "f" * 64})}
+    )
+    with pytest.raises(ValueError, match=r"trained from tiny-flux@.* run the train stage again"):
+        evaluated(workspace, recipe.model_copy(update={"models": other}))
+
+
+def test_without_held_out_objects_there_is_nothing_to_do(recipe: Recipe, make_workspace: Workspace) -> None:
+    workspace = make_workspace([rendered("mug-a", 1)], [], held_out=[])
+    assert evaluate.plan(context_of(workspace, recipe)) == []
+    _, _, index = evaluated(workspace, recipe)
+    assert index.summary["objects"] == 0
+
+
+def test_equal_runs_give_equal_bytes(recipe: Recipe, make_workspace: Workspace) -> None:
+    digests = []
+    for name in ("one", "two"):
+        workspace = make_workspace([rendered("mug-a", 1)], [prompts_of("mug-a")], name=name)
+        evaluated(workspace, recipe)
+        folder = workspace / "artifacts" / "evaluate"
+        digests.append({path.name: sha256_file(path) for path in sorted(folder.iterdir())})
+    assert digests[0] == digests[1]
