@@ -265,5 +265,9 @@ def _verify_dependencies(workspace: Path, path: Path, statement: dict[str, Any])
 
 
 def verify_chain(workspace: Path, stages: Sequence[str]) -> list[str]:
-    """Problems of every stage, in order: changed files, statements and parameters, broken links between stages."""
-    return [problem for stage in stages for problem in verify_stage(workspace, stage)]
+    """Problems of every stage that has run: changed files, statements and parameters, broken links between stages."""
+    return [problem for stage in stages if has_run(workspace, stage) for problem in verify_stage(workspace, stage)]
+
+
+def has_run(workspace: Path, stage: str) -> bool:
+    return statement_path(workspace, stage).exists() or (workspace / "artifacts" / stage).exists()

@@ -6,6 +6,7 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -124,7 +125,10 @@ class ShardWriter:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._stream.close()
+        with suppress(OSError, ValueError):  # an unfinished tar still wants to write its end, perhaps to a full disk
+            self._tar.close()
+        with suppress(OSError):
+            self._stream.close()
         self._temporary.unlink(missing_ok=True)
 
     def add(self, key: str, record: BaseModel | dict[str, Any], files: dict[str, bytes] | None = None) -> None:

@@ -154,7 +154,7 @@ def doctor(workspace: WorkspaceOption = HERE, runtime: RuntimeOption = None) -> 
 @app.command()
 def verify(workspace: WorkspaceOption = HERE) -> None:
     """Recompute every digest and follow the chain of statements from assets to report."""
-    from data.provenance import verify_chain
+    from data.provenance import has_run, verify_chain
     from flows.graph import load_graph
     from flows.workspace import find_workspace
 
@@ -166,7 +166,10 @@ def verify(workspace: WorkspaceOption = HERE) -> None:
     if problems:
         typer.echo(f"{len(problems)} problems; make a stage again with: syncd run", err=True)
         raise typer.Exit(1)
-    typer.echo(f"{len(names)} stages verified: files, indexes, parameters and statements agree")
+    verified = [name for name in names if has_run(folder, name)]
+    typer.echo(f"{len(verified)} stages verified: files, indexes, parameters and statements agree")
+    if len(verified) < len(names):
+        typer.echo(f"not run yet: {', '.join(name for name in names if name not in verified)}")
 
 
 @app.command()

@@ -17,6 +17,7 @@ from prefect.client.orchestration import get_client
 from configs.schema import load_runtime
 from flows.console import say
 from flows.graph import load_graph
+from flows.plan import dvc_status
 from flows.worker import RUN_ID_VARIABLE, StageError
 from flows.workspace import choose_recipe, prepare_workspace, read_last_run, run_environment
 
@@ -73,10 +74,12 @@ def regenerate(
     prepare_workspace(folder, choose_recipe(folder, recipe, tuple(overrides or ())))
     environment = run_environment(folder, load_runtime(runtime), run_id=str(uuid.uuid4()))
     environment["PREFECT_API_URL"] = str(get_client(sync_client=True).api_url)
-    outcomes = []
-    for stage in load_graph(folder).until(until):
-        outcome = reproduce(stage, str(folder), environment)
-        if not outcome.ran:
+    graph, changed = load_graph(folder), dvc_status(folder)
+    outcomes: dict[str, StageOutcome] = {}
+    for stage in graph.until(until):
+        inputs_ran = any(outcomes[name].ran for name in graph.node(stage).inputs)
+        due = stage in changed or inputs_ran
+        outcomes[stage] = reproduce(stage, str(folder), environment) if due else StageOutcome(stage, ran=False)
+        if not outcomes[stage].ran:
             say(f"{stage}: up to date")
-        outcomes.append(outcome)
-    return outcomes
+    return list(outcomes.values())

@@ -1,0 +1,30 @@
+"""Shared set-up: few threads, no network, one Prefect server for all tests that need one."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a Prefect server that lives as long as the tests (its start takes seconds)."""
+    from flows.workspace import quiet_environment
+
+    home: Path = tmp_path_factory.mktemp("prefect")
+    os.environ.update(quiet_environment(home))
+    from prefect.client.orchestration import get_client
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=180):
+        address = str(get_client(sync_client=True).api_url)
+        os.environ["PREFECT_API_URL"] = address
+        yield address
+        del os.environ["PREFECT_API_URL"]

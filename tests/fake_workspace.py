@@ -1,0 +1,68 @@
+"""Workspaces on the fake stages: `assets` and `prompts` only, with the project's recipe and versions."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from configs.schema import CONFIGS, Runtime, load_recipe
+from data.shards import sha256_file
+from flows.workspace import PROJECT, prepare_workspace
+
+TESTS = Path(__file__).resolve().parent
+SMALL = ("assets.count=10", "assets.shard_size=3", "prompts.shard_size=3", "assets.max_failed_fraction=0.2")
+RUNTIME = Runtime(workers=2, threads_per_worker=1, retries=2, min_free_disk_gb=0.0)
+
+
+def bare_workspace(folder: Path, *overrides: str) -> Path:
+    """Without DVC: enough for the engine."""
+    (folder / "configs").mkdir(parents=True, exist_ok=True)
+    shutil.copy(CONFIGS / "versions.yaml", folder / "configs" / "versions.yaml")
+    (folder / "configs" / "inputs.yaml").write_text("assets: {}\n")
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": fake_stages()}))
+    return activate(folder, *overrides)
+
+
+def activate(folder: Path, *overrides: str) -> Path:
+    from configs.schema import dump_recipe
+
+    (folder / "configs" / "recipe.yaml").write_text(dump_recipe(load_recipe("miniature", (*SMALL, *overrides))))
+    return folder
+
+
+def dvc_workspace(folder: Path, *overrides: str) -> Path:
+    """A whole workspace as `syncd run --workspace` makes it, its two stages running the fakes."""
+    prepare_workspace(folder, load_recipe("miniature", (*SMALL, *overrides)))
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": fake_stages()}))
+    return folder
+
+
+def fake_stages() -> dict[str, Any]:
+    stages = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
+    chosen = {name: stages[name] for name in ("assets", "prompts")}
+    command = f"{sys.executable} {TESTS / 'fake_stage.py'}"
+    return {name: {**stanza, "cmd": f"{command} {name}"} for name, stanza in chosen.items()}
+
+
+def make_trouble(folder: Path, **trouble: Any) -> None:
+    (folder / "trouble.json").write_text(json.dumps(trouble))
+
+
+def no_trouble(folder: Path) -> None:
+    (folder / "trouble.json").unlink()
+    (folder / "attempts.log").unlink(missing_ok=True)
+
+
+def digests(folder: Path, stage: str) -> dict[str, str]:
+    """sha256 of every file that a stage published."""
+    root = folder / "artifacts" / stage
+    return {path.relative_to(root).as_posix(): sha256_file(path) for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def subprocess_environment() -> dict[str, str]:
+    path = os.pathsep.join([str(PROJECT), str(TESTS), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path}
