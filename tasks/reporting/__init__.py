@@ -1,0 +1,1 @@
+"""The parts of the report page: charts, pictures, and the facts that each section shows."""

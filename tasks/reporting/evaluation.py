@@ -1,0 +1,162 @@
+"""The evaluation tables and example pictures: every row on the same prompts and the same noise."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from data.shards import Sample
+from data.stage import StageContext
+from models.evaluation.record import EvaluatedImage, EvaluationRecord
+from tasks.reporting.pictures import Picture, picture
+from tasks.reporting.pipeline import cut_digests, read_file
+from tasks.reporting.sets import spaced
+
+FILE = "metrics.json"
+MAX_EXAMPLES = 8
+TITLES = {"background": "Background-change prompts", "property": "Property-change prompts", "all": "All prompts"}
+METRICS = ("identity", "text", "geometric", "saturation", "clipped")
+Cell = Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class TableRow:
+    cells: list[str]
+    marked: bool
+    """One of our rows."""
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    header: list[str]
+    rows: list[TableRow]
+
+
+@dataclass(frozen=True)
+class ExampleImage:
+    method: str
+    picture: Picture
+    scores: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt of one object: its references and the image of every row, all from one noise."""
+
+    object_id: str
+    category: str
+    prompt: str
+    kind: str
+    seed: int
+    references: list[Picture]
+    images: list[ExampleImage]
+
+
+@dataclass(frozen=True)
+class EvaluationView:
+    note: str
+    tables: list[Table]
+    examples: list[Example]
+
+
+def view(ctx: StageContext) -> EvaluationView | None:
+    """What the evaluate stage found; None if it had no object."""
+    index = ctx.index("evaluate")
+    if not index.keys:
+        return None
+    metrics = json.loads(read_file(ctx, "evaluate", FILE))
+    rows = metrics["rows"]
+    tables = [kind_table(rows, kind) for kind in TITLES if any(kind in kinds for kinds in rows.values())]
+    if metrics["differences"]:
+        tables.append(difference_table(metrics["differences"]))
+    samples = ctx.read("evaluate", spaced(sorted(index.keys), MAX_EXAMPLES))
+    whole = next(kinds["all"] for kinds in rows.values() if kinds)
+    backbones = "; ".join(f"{name}: {cut_digests(model)}" for name, model in metrics["backbones"].items())
+    return EvaluationView(
+        note=(
+            f"{whole['objects']} held-out objects, {whole['images']} images a row. Mean \u00b1 standard error over "
+            "objects, in brackets the standard deviation over seeds. Identity: masked cosine to the references; "
+            "geometric: mean of identity and text of each image; clipped: share of values at 0 or 255. "
+            f"Scored with {backbones}."
+        ),
+        tables=tables,
+        examples=[example(sample, number) for number, sample in enumerate(samples)],
+    )
+
+
+def row_name(row: str) -> str:
+    """`ours-3` as `ours, 3 references`."""
+    method, _, count = row.partition("-")
+    words = {"base": "base model", "ours": "ours", "plain": "plain guidance"}
+    name = words.get(method, method)
+    if not count:
+        return f"{name}, no references"
+    return f"{name}, {count} reference{'s' if count != '1' else ''}"
+
+
+def kind_table(rows: Mapping[str, Mapping[str, Any]], kind: str) -> Table:
+    cells = {row: kinds[kind] for row, kinds in rows.items() if kind in kinds}
+    metrics = [name for name in METRICS if name in next(iter(cells.values()))]
+    return Table(
+        title=TITLES[kind],
+        header=["", *metrics],
+        rows=[
+            TableRow([row_name(row), *(cell_text(cell[name]) for name in metrics)], row.startswith("ours"))
+            for row, cell in cells.items()
+        ],
+    )
+
+
+def difference_table(differences: Mapping[str, Mapping[str, Cell]]) -> Table:
+    """Differences of two rows, paired by object."""
+    metrics = [name for name in METRICS if name in next(iter(differences.values()))]
+    rows = []
+    for pair, cells in differences.items():
+        first, second = pair.split(" - ")
+        name = f"{row_name(first)}, less {row_name(second)}"
+        rows.append(TableRow([name, *(signed_text(cells[metric]) for metric in metrics)], False))
+    return Table("Differences, paired by object, all prompts", ["", *metrics], rows)
+
+
+def cell_text(cell: Cell) -> str:
+    text = f"{cell['mean']:.3f}"
+    if cell["standard_error"] is not None:
+        text += f" \u00b1 {cell['standard_error']:.3f}"
+    if cell.get("seed_std") is not None:
+        text += f" ({cell['seed_std']:.3f})"
+    return text
+
+
+def signed_text(cell: Cell) -> str:
+    return ("" if cell["mean"] < 0 else "+") + cell_text(cell)
+
+
+def example(sample: Sample, number: int) -> Example:
+    """One prompt of one object at its first seed; background and property prompts take turns."""
+    record = EvaluationRecord.model_validate(sample.record)
+    kinds = list(dict.fromkeys(image.kind for image in record.images))
+    chosen = next(image for image in record.images if image.kind == kinds[number % len(kinds)])
+    alike = [image for image in record.images if (image.prompt, image.seed) == (chosen.prompt, chosen.seed)]
+    return Example(
+        object_id=record.object_id,
+        category=record.category,
+        prompt=record.prompts[chosen.prompt].text,
+        kind=f"{chosen.kind} prompt",
+        seed=chosen.seed,
+        references=[
+            picture(sample.files[f"ref.{place}.png"], f"reference {place + 1} of {record.object_id}")
+            for place in range(record.references)
+        ],
+        images=[_image(sample, image) for image in alike],
+    )
+
+
+def _image(sample: Sample, image: EvaluatedImage) -> ExampleImage:
+    name = row_name(image.row)
+    said = f"identity {image.identity:.2f}, text {image.text:.2f}"
+    return ExampleImage(
+        method=name,
+        picture=picture(sample.files[f"{image.name}.png"], f"{name}: {sample.key}"),
+        scores=said if image.object_found else said + ", no object found",
+    )
