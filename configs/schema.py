@@ -153,6 +153,16 @@ class Train(Budget):
     log_every: Count = 10
     dtype: Literal["float32", "bfloat16"] = "float32"
 
+    @model_validator(mode="after")
+    def _shares(self) -> "Train":
+        dropped = self.drop_text + self.drop_image + self.drop_both
+        if dropped > 1:
+            raise ValueError(
+                f"train.drop_text + train.drop_image + train.drop_both is {dropped:g}; allowed: at most 1, since they "
+                "exclude each other"
+            )
+        return self
+
 
 class Evaluate(Budget):
     objects: Annotated[int, Field(ge=0)] = Field(0, description="held-out objects to use, 0 for all")
@@ -281,7 +291,10 @@ def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
         key, found, value = override.partition("=")
         if not found:
             raise ConfigError(f"override {override!r}; write it as section.key=value")
-        nested: Any = yaml.safe_load(value)
+        try:
+            nested: Any = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override {override!r}: the value is not valid YAML; quote it") from error
         for part in reversed(key.strip().split(".")):
             nested = {part: nested}
         values = merge(values, nested)
@@ -322,6 +335,9 @@ def load_runtime(name: str | None = None) -> Runtime:
         return _validate(Runtime, yaml.safe_load(carried), RUNTIME_VARIABLE)
     name = name or "local"
     path = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / "runtime" / f"{name}.yaml"
+    if not path.exists():
+        known = ", ".join(sorted(item.stem for item in (CONFIGS / "runtime").glob("*.yaml")))
+        raise ConfigError(f"runtime {name!r} is not known; known: {known}; or give the path of a .yaml file")
     return _validate(Runtime, _read_yaml(path), str(path))
 
 

@@ -1,0 +1,140 @@
+"""Recipes and runtimes: every mistake is an error that names the key, the value and what is allowed."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from configs.schema import (
+    CONFIGS,
+    RUNTIME_VARIABLE,
+    ConfigError,
+    dump_recipe,
+    load_recipe,
+    load_resolved,
+    load_runtime,
+)
+
+RECIPES = sorted(path.stem for path in (CONFIGS / "recipes").glob("*.yaml"))
+RUNTIMES = sorted(path.stem for path in (CONFIGS / "runtime").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_in_the_repository_resolves_and_survives_a_round_trip(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_recipe(recipe))
+    assert load_resolved(path) == recipe
+    assert load_recipe(str(path)) == recipe
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_every_runtime_in_the_repository_is_valid(name: str) -> None:
+    assert load_runtime(name).workers >= 1
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("generate.num_images=1", ["generate.num_images is not a known key", "known here: ", "true_cfg_scale"]),
+        ("colour.depth=1", ["colour is not a known key", "select"]),
+        ("select.min_identity=3", ["select.min_identity is 3", "at least -1 and at most 1"]),
+        ("assets.eval_share=-0.1", ["assets.eval_share is -0.1", "at least 0 and at most 1"]),
+        ("generate.steps=many", ["generate.steps is 'many'", "whole numbers", "at least 2 and at most 200"]),
+        ("render.resolution=100", ["render.resolution is 100", "multiples of 16"]),
+        ("render.max_elevation_deg=0", ["render.max_elevation_deg is 0", "above 0"]),
+        ("generate.warp=pixels", ["generate.warp is 'pixels'", "none, latents, features"]),
+        ("select.min_quality=.nan", ["select.min_quality is nan"]),
+        ("seed=-1", ["seed is -1", "at least 0"]),
+        ("render.views_per_set=8", ["prompts.scenes + prompts.other_object", "needs a prompt of its own"]),
+        ("assets.source=folder", ["assets.folder is not set"]),
+        ("models.clip=big-clip", ["models.clip is 'big-clip'", "miniature-clip"]),
+    ],
+)
+def test_a_wrong_value_is_refused_with_key_value_and_range(override: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe("miniature", (override,))
+    for word in [*words, "miniature.yaml"]:
+        assert word in str(caught.value)
+
+
+def test_two_mistakes_are_both_named() -> None:
+    with pytest.raises(ConfigError, match=r"seed is -1.*generate\.steps is 1"):
+        load_recipe("miniature", ("seed=-1", "generate.steps=1"))
+
+
+def test_an_unknown_recipe_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"'minature' is not known; known: .*miniature"):
+        load_recipe("minature")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("- a\n- b\n", "must be a mapping"), ("a: [1\n", "not valid YAML"), ("extends: nowhere\n", "nowhere")],
+)
+def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        load_recipe(str(path))
+
+
+def test_a_recipe_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"gone\.yaml: no such file"):
+        load_recipe(str(tmp_path / "gone.yaml"))
+
+
+def test_recipes_that_extend_each_other_are_refused(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text(f"extends: {second}\n")
+    second.write_text(f"extends: {first}\n")
+    with pytest.raises(ConfigError, match="circle"):
+        load_recipe(str(first))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"), [("generate.steps", "section.key=value"), ("name=[a", "not valid YAML")]
+)
+def test_an_override_that_cannot_be_read_is_refused(override: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_recipe("miniature", (override,))
+
+
+def test_an_override_changes_one_value_and_keeps_its_neighbours() -> None:
+    base, changed = load_recipe("miniature"), load_recipe("miniature", ("generate.steps=5",))
+    assert changed.generate.steps == 5
+    assert changed == base.model_copy(update={"generate": base.generate.model_copy(update={"steps": 5})})
+
+
+def test_a_resolved_recipe_carries_whole_model_entries() -> None:
+    registry = yaml.safe_load((CONFIGS / "models.yaml").read_text())
+    clip = load_recipe("miniature").models.clip
+    assert clip.model_dump() == {"name": clip.name, **registry[clip.name]}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"workers": 0}, ["workers is 0", "at least 1"]),
+        ({"runner": "slurm"}, ["runner is 'slurm'", "thread, process"]),
+        ({"gpus": 2}, ["gpus is not a known key", "device"]),
+    ],
+)
+def test_a_wrong_runtime_is_refused(tmp_path: Path, values: dict[str, object], words: list[str]) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(ConfigError) as caught:
+        load_runtime(str(path))
+    assert all(word in str(caught.value) for word in [*words, str(path)])
+
+
+def test_an_unknown_runtime_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"'lokal' is not known; known: .*local"):
+        load_runtime("lokal")
+
+
+def test_a_stage_process_takes_the_runtime_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RUNTIME_VARIABLE, json.dumps({"workers": 7}))
+    assert load_runtime().workers == 7
+    assert load_runtime("local").workers == 2

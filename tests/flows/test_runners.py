@@ -1,0 +1,107 @@
+"""Runners: every one produces the same files, reports every job, and survives a worker that dies."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fake_tasks import attempts
+from fake_workspace import RUNTIME, bare_workspace, digests, make_trouble
+
+from configs.schema import Runtime
+from flows import engine, runners
+from flows.engine import StageError, run_stage
+from flows.runners import RUNNERS, Runner, serial
+
+ALONE = RUNTIME.model_copy(update={"workers": 1})
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = bare_workspace(tmp_path_factory.mktemp("serial"))
+    run_stage("assets", folder, RUNTIME, serial, package="fake_tasks")
+    return digests(folder, "assets")
+
+
+@pytest.mark.parametrize(("name", "workers"), [("thread", 1), ("thread", 2), ("process", 2)])
+def test_any_runner_with_any_number_of_workers_gives_the_same_bytes(
+    tmp_path: Path, prefect_server: str, reference: dict[str, str], name: str, workers: int
+) -> None:
+    bare_workspace(tmp_path)
+    runtime = RUNTIME.model_copy(update={"workers": workers})
+    result = run_stage("assets", tmp_path, runtime, RUNNERS[name], package="fake_tasks")
+    assert result.shards == 4
+    assert digests(tmp_path, "assets") == reference
+
+
+def test_a_worker_that_dies_is_replaced_and_only_its_shards_run_again(
+    tmp_path: Path, prefect_server: str, reference: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_trouble(bare_workspace(tmp_path), crash={"index": 3, "error": "die", "times": 1})
+    run_stage("assets", tmp_path, ALONE, RUNNERS["process"], package="fake_tasks")
+    assert digests(tmp_path, "assets") == reference
+    assert "a worker process died" in capsys.readouterr().err
+    assert [attempts(tmp_path).count(f"assets-{index}") for index in range(4)] == [1, 1, 1, 2]
+
+
+def test_workers_that_keep_dying_end_the_stage(tmp_path: Path) -> None:
+    bare_workspace(tmp_path)
+
+    def dying(function: object, jobs: object, runtime: Runtime) -> Iterator[tuple[object, Exception]]:
+        for job in jobs:  # type: ignore[attr-defined]
+            yield job, runners.WorkerLostError("killed")
+
+    with pytest.raises(StageError, match=r"worker processes died 3 times.*--workers"):
+        run_stage("assets", tmp_path, RUNTIME, dying, package="fake_tasks")  # type: ignore[arg-type]
+
+
+def process_id(_: int) -> int:
+    return os.getpid()
+
+
+def fails_on_two(number: int) -> int:
+    if number == 2:
+        raise ValueError("two")
+    return number * 10
+
+
+@pytest.mark.parametrize("runner", [serial, runners.thread], ids=["serial", "thread"])
+def test_an_exception_is_the_result_of_its_job_only(prefect_server: str, runner: Runner) -> None:
+    done = dict(runner(fails_on_two, [1, 2, 3], RUNTIME))
+    assert done[1] == 10 and done[3] == 30
+    assert isinstance(done[2], ValueError)
+
+
+def test_no_more_than_a_window_of_jobs_is_taken_from_the_queue(prefect_server: str) -> None:
+    taken = 0
+
+    def jobs() -> Iterator[int]:
+        nonlocal taken
+        for number in range(12):
+            taken += 1
+            yield number
+
+    ahead = []
+    for finished, _ in enumerate(runners.thread(process_id, jobs(), RUNTIME), start=1):
+        ahead.append(taken - finished)
+    assert taken == 12
+    assert max(ahead) <= 2 * RUNTIME.workers
+
+
+def test_worker_processes_are_renewed_so_that_memory_cannot_grow_for_ever(prefect_server: str) -> None:
+    runtime = ALONE.model_copy(update={"max_tasks_per_worker": 2})
+    processes = [process for _, process in runners.process(process_id, range(4), runtime)]
+    assert processes[0] == processes[1] != processes[2] == processes[3]
+    assert os.getpid() not in processes
+
+
+def test_a_single_job_starts_no_process(prefect_server: str) -> None:
+    assert list(runners.process(process_id, [7], RUNTIME)) == [(7, os.getpid())]
+
+
+def test_threads_per_shard_follow_from_the_plan_and_not_from_the_workers() -> None:
+    for workers in (1, 2, 16):
+        runtime = Runtime(workers=workers)
+        assert engine.threads_per_worker(runtime, 1) == os.cpu_count()
+        assert engine.threads_per_worker(runtime, 1000) == 1
+    assert engine.threads_per_worker(Runtime(threads_per_worker=3), 1000) == 3
