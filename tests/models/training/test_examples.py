@@ -63,3 +63,8 @@ def test_conditions_are_dropped_as_often_as_asked_and_exclude_each_other() -> No
 )
 def test_shares_of_one_and_zero_mean_always_and_never(section: Train, kind: tuple[bool, bool]) -> None:
     assert {(example.drop_text, example.drop_references) for example in draws(3, section, 200)} == {kind}
+
+
+def test_shares_that_exceed_one_together_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"drop_both is 1\.2; allowed: at most 1"):
+        Train(drop_text=0.4, drop_image=0.4, drop_both=0.4)
