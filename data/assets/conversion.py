@@ -12,6 +12,7 @@ from PIL import Image
 from trimesh.resolvers import Resolver
 
 from data.assets.base import AssetError
+from data.meshes import linearise_colours
 
 _IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tga", ".tif", ".tiff", ".webp", ".gif"})
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -37,6 +38,10 @@ def convert_to_glb(path: Path, data: bytes) -> tuple[bytes, dict[str, str]]:
         raise resolver.problem
     if not scene.geometry:
         raise AssetError("unreadable", f"{path.name} holds no geometry")
+    if path.suffix.lower() in (".obj", ".ply"):
+        for geometry in scene.geometry.values():
+            if isinstance(geometry, trimesh.Trimesh):
+                linearise_colours(geometry)
     try:
         return scene.export(file_type="glb"), dict(sorted(resolver.digests.items()))
     except Exception as error:
