@@ -196,8 +196,8 @@ def sample(
     """Make a picture of the object in the references, as the prompt says."""
     from flows.sampling import sample_to_file
 
-    sample_to_file(reference, prompt, out, seed, checkpoint, workspace.resolve(), device)
-    typer.echo(str(out))
+    for path in sample_to_file(reference, prompt, out, seed, checkpoint, workspace.resolve(), device):
+        typer.echo(str(path))
 
 
 @app.command()

@@ -1,85 +1,178 @@
-"""What long work shows: a bar with rate and time left on a terminal, plain lines elsewhere."""
+"""What long work shows: a bar with rate and time left on a terminal, plain lines elsewhere; and tables."""
 
+import logging
 import sys
+import tarfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from flows.engine import Progress, StageResult
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_LOOKS = 1.0
+LOGGERS = ("data", "models", "tasks")
 
 
-class PlainProgress:
-    """A line when a stage starts, now and then while it runs, and when it ends."""
+class StageProgress:
+    """Where one stage stands, drawn again every second: shards that are not finished count by the keys in them."""
 
     def __init__(self, stage: str) -> None:
         self.stage = stage
-        self.started = self.shown = time.monotonic()
-        self.at_start: Progress | None = None
+        self.started = time.monotonic()
+        self.wall_started = time.time()
+        self.latest: Progress | None = None
+        self.first: Progress | None = None
+        self.note = ""
+        self._stop = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, daemon=True)
 
     def update(self, progress: Progress) -> None:
-        now = time.monotonic()
-        if self.at_start is None:
-            self.at_start = progress
-            kept = f", {progress.shards_done} done before" if progress.shards_done else ""
-            say(f"{self.stage}: {progress.keys_total} keys in {progress.shards_total} shards{kept}")
-        elif now - self.shown > SECONDS_BETWEEN_LINES:
-            self.shown = now
-            made = progress.keys_done - self.at_start.keys_done
-            rate = made / max(now - self.started, 1e-6)
-            left = clock_text((progress.keys_total - progress.keys_done) / rate) if rate else "?"
-            say(
-                f"{self.stage}: {progress.keys_done}/{progress.keys_total}, {progress.failed} failed, "
-                f"{rate:.2f}/s, {left} left"
-            )
+        """Called by the engine at the start and after every shard."""
+        self.latest = progress
+        if self.first is None:
+            self.first = progress
+            self.begin(progress)
+            self._ticker.start()
+        self.draw()
 
     def finish(self, result: StageResult) -> None:
+        self.close()
         say(result_text(result))
 
+    def close(self) -> None:
+        self._stop.set()
+        if self._ticker.is_alive():
+            self._ticker.join()
 
-class BarProgress:
-    """The same with a bar that rich keeps on one line."""
+    def _tick(self) -> None:
+        while not self._stop.wait(SECONDS_BETWEEN_LOOKS):
+            self.draw()
+
+    def done(self) -> int:
+        """Keys that are finished or written to an unfinished shard."""
+        assert self.latest is not None
+        begun = keys_begun(self.latest.work_dir, self.wall_started)
+        return min(self.latest.keys_done + begun, self.latest.keys_total)
+
+    def rate(self, done: int) -> float:
+        """Keys per second since this run began."""
+        assert self.first is not None
+        return (done - self.first.keys_done) / max(time.monotonic() - self.started, 1e-6)
+
+    def begin(self, progress: Progress) -> None:
+        raise NotImplementedError
+
+    def draw(self) -> None:
+        raise NotImplementedError
+
+
+class PlainProgress(StageProgress):
+    """A line when a stage starts, now and then while it runs, and when it ends."""
+
+    shown = 0.0
+
+    def begin(self, progress: Progress) -> None:
+        kept = f", {progress.shards_done} done before" if progress.shards_done else ""
+        say(f"{self.stage}: {progress.keys_total} keys in {progress.shards_total} shards{kept}")
+        self.shown = time.monotonic()
+
+    def draw(self) -> None:
+        if time.monotonic() - self.shown < SECONDS_BETWEEN_LINES or self.latest is None:
+            return
+        self.shown = time.monotonic()
+        done, total = self.done(), self.latest.keys_total
+        rate = self.rate(done)
+        left = f", {clock_text((total - done) / rate)} left" if rate > 0 else ""
+        failed = f", {self.latest.failed} failed" if self.latest.failed else ""
+        note = f" ({self.note})" if self.note else ""
+        say(f"{self.stage}: {done}/{total}{failed}, {rate:.2f}/s{left}{note}")
+
+
+class BarProgress(StageProgress):
+    """A bar that rich keeps on one line."""
 
     def __init__(self, stage: str) -> None:
+        super().__init__(stage)
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-        from rich.progress import TimeRemainingColumn as Remaining
 
-        self.bar = Progress(
+        columns = [
             TextColumn("{task.description:9}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            Remaining(),
-            transient=True,
-        )
-        self.task = self.bar.add_task(stage, total=None, rate="")
-        self.started = time.monotonic()
-        self.done_before: int | None = None
+        ]
+        self.bar = Progress(*columns, transient=True)
+        self.task = self.bar.add_task(stage, total=None, note="")
+
+    def begin(self, progress: Progress) -> None:
         self.bar.start()
 
-    def update(self, progress: Progress) -> None:
-        if self.done_before is None:
-            self.done_before = progress.keys_done
-        rate = (progress.keys_done - self.done_before) / max(time.monotonic() - self.started, 1e-6)
-        note = f"{rate:.1f}/s" + (f", {progress.failed} failed" if progress.failed else "")
-        self.bar.update(self.task, completed=progress.keys_done, total=progress.keys_total, rate=note)
+    def draw(self) -> None:
+        if self.latest is None:
+            return
+        done, total = self.done(), self.latest.keys_total
+        rate = self.rate(done)
+        parts = [f"{rate:.2f}/s"]
+        if self.latest.failed:
+            parts.append(f"{self.latest.failed} failed")
+        if rate > 0:
+            parts.append(f"{clock_text((total - done) / rate)} left")
+        if self.note:
+            parts = [self.note]
+        self.bar.update(self.task, completed=done, total=total, note=", ".join(parts))
 
-    def finish(self, result: StageResult) -> None:
+    def close(self) -> None:
+        super().close()
         self.bar.stop()
-        say(result_text(result))
+
+
+class _Notes(logging.Handler):
+    """The latest log line of a stage, beside its progress; warnings on a line of their own."""
+
+    def __init__(self, show: StageProgress) -> None:
+        super().__init__()
+        self.show = show
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if record.levelno >= logging.WARNING:
+            print(f"{record.levelname}: {message}", file=sys.stderr, flush=True)
+        else:
+            self.show.note = message.removeprefix(f"{self.show.stage}: ")
 
 
 @contextmanager
-def stage_progress(stage: str) -> Iterator[PlainProgress | BarProgress]:
+def stage_progress(stage: str, level: str = "info") -> Iterator[StageProgress]:
+    """Progress of one stage on the console, and log lines of its code from `level` up."""
     show = BarProgress(stage) if sys.stdout.isatty() else PlainProgress(stage)
+    handler = _Notes(show)
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        logger.setLevel(level.upper())
+        logger.addHandler(handler)
     try:
         yield show
     finally:
-        if isinstance(show, BarProgress):
-            show.bar.stop()
+        show.close()
+        for name in LOGGERS:
+            logging.getLogger(name).removeHandler(handler)
+
+
+def keys_begun(work_dir: Path, since: float) -> int:
+    """Keys in the unfinished shards that were written to after `since` (seconds of the epoch)."""
+    keys: set[str] = set()
+    for path in work_dir.glob(".*.tar.*.tmp"):
+        with suppress(OSError, tarfile.TarError):
+            if path.stat().st_mtime < since:
+                continue
+            with tarfile.open(path) as tar:
+                for member in tar:
+                    keys.add(member.name.partition(".")[0])
+    return len(keys)
 
 
 def say(line: str) -> None:

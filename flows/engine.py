@@ -12,6 +12,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -35,6 +36,7 @@ from data.shards import (
     write_atomic,
 )
 from data.stage import ShardSpec, StageContext
+from flows.errors import is_expected
 from flows.graph import (
     RECIPE_FILE,
     Graph,
@@ -70,6 +72,7 @@ class Progress:
     keys_done: int
     keys_total: int
     failed: int
+    work_dir: Path
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ def stage_context(graph: Graph, stage: str, workspace: Path, runtime: Runtime) -
 
 def plan_shards(module: ModuleType, ctx: StageContext) -> list[ShardSpec]:
     """The stage's plan, checked: shards numbered from 0, keys ascending and in one shard only."""
-    specs = module.plan(ctx)
+    with stage_step(ctx.stage, "plan"):
+        specs = module.plan(ctx)
     if [spec.index for spec in specs] != list(range(len(specs))):
         raise StageError(f"{ctx.stage}: plan() numbers its shards {[spec.index for spec in specs][:5]}, not from 0 up")
     for spec in specs:
@@ -109,6 +113,17 @@ def plan_shards(module: ModuleType, ctx: StageContext) -> list[ShardSpec]:
     if repeated:
         raise StageError(f"{ctx.stage}: plan() puts {repeated[:5]} into more than one shard")
     return specs
+
+
+@contextmanager
+def stage_step(stage: str, step: str) -> Iterator[None]:
+    """Name the stage in whatever its code raises; errors of this project and a full disk speak for themselves."""
+    try:
+        yield
+    except Exception as error:
+        if is_expected(error) or is_disk_full(error):
+            raise
+        raise StageError(f"{stage}: {step}: {type(error).__name__}: {error} (details: SYNCD_DEBUG=1)") from error
 
 
 def finished_shards(ctx: StageContext, specs: list[ShardSpec]) -> dict[int, Receipt]:
@@ -295,6 +310,7 @@ def _progress(ctx: StageContext, specs: list[ShardSpec], receipts: dict[int, Rec
         keys_done=sum(len(receipt.keys) + len(receipt.failed) for receipt in receipts.values()),
         keys_total=sum(len(spec.keys) for spec in specs),
         failed=sum(len(receipt.failed) for receipt in receipts.values()),
+        work_dir=ctx.work_dir,
     )
 
 
@@ -308,7 +324,8 @@ def publish(module: ModuleType, ctx: StageContext, receipts: list[Receipt], fail
         _link(ctx.work_dir / receipt.name, building / receipt.name)
     entries = [ShardEntry(**receipt.model_dump(include={"name", "bytes", "sha256", "keys"})) for receipt in receipts]
     index = ShardIndex(stage=ctx.stage, signature=ctx.signature, shards=entries, failed=failed)
-    summary = module.finalize(ctx, index, building)
+    with stage_step(ctx.stage, "finalize"):
+        summary = module.finalize(ctx, index, building)
     lines = [canonical_json(failure.model_dump()) + b"\n" for failure in failed]
     write_atomic(building / "failures.jsonl", b"".join(lines))
     if not (building / "metrics.json").exists():

@@ -19,7 +19,7 @@ def run_stage_flow(stage: str, workspace: Path, runtime: Runtime) -> None:
     from flows.engine import run_stage
 
     def body(stage: str, workspace: str) -> None:
-        with stage_progress(stage) as show:
+        with stage_progress(stage, runtime.log_level) as show:
             show.finish(run_stage(stage, Path(workspace), runtime, on_progress=show.update))
 
     flow(body, name=f"stage {stage}", flow_run_name=stage, persist_result=False)(stage, str(workspace))
@@ -31,7 +31,7 @@ def run_stage_serially(stage: str, workspace: Path, runtime: Runtime) -> None:
     from flows.engine import run_stage
     from flows.runners import serial
 
-    with stage_progress(stage) as show:
+    with stage_progress(stage, runtime.log_level) as show:
         show.finish(run_stage(stage, workspace, runtime, runner=serial, on_progress=show.update))
 
 

@@ -1,0 +1,114 @@
+"""The syncd command: quick help, one clear line for every error, exit codes a scheduler can use."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fake_workspace import RUNTIME, bare_workspace, digests
+
+from configs.schema import ConfigError
+from flows.batch import run_one_shard
+from flows.engine import run_stage
+from flows.runners import serial
+
+SYNCD = [sys.executable, "-m", "flows.cli"]
+
+
+def syncd(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*SYNCD, *arguments], cwd=folder, capture_output=True, text=True)
+
+
+def test_help_names_every_command_and_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['syncd', '--help']\nfrom flows.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'prefect', 'dvc', 'transformers', 'numpy'} & set(sys.modules)\n"
+        "print('heavy:', sorted(heavy))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert "heavy: []" in done.stdout, done.stderr
+    commands = (
+        "run",
+        "plan",
+        "status",
+        "retry-failed",
+        "run-shard",
+        "doctor",
+        "report",
+        "sample",
+        "verify",
+        "miniature",
+    )
+    assert all(f" {command} " in done.stdout for command in commands)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "--recipe", "miniature", "--set", "generate.colour=red"], "generate.colour is not a known key"),
+        (["run", "--recipe", "nowhere"], "recipe 'nowhere' is not known"),
+        (["run"], "name a recipe: syncd run --recipe NAME"),
+        (["status"], "is no workspace"),
+        (["report"], "missing; make it with: syncd run"),
+        (["run-shard", "assets", "--index", "0"], "is no workspace"),
+    ],
+)
+def test_a_mistake_is_one_line_without_a_traceback_and_exit_code_2(
+    tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    done = syncd(*arguments, folder=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_debug_shows_where_an_error_came_from(tmp_path: Path) -> None:
+    done = syncd("status", "--debug", folder=tmp_path)
+    assert "Traceback" in done.stderr
+    assert done.returncode == 2
+
+
+def test_an_unknown_stage_is_named_with_the_known_ones(tmp_path: Path) -> None:
+    bare_workspace(tmp_path)
+    (tmp_path / ".dvc").mkdir()
+    done = syncd("retry-failed", "assetz", folder=tmp_path)
+    assert done.returncode == 2
+    assert "stage 'assetz' is not in dvc.yaml; known: assets, prompts" in done.stderr
+
+
+def test_status_as_json_can_be_read_by_a_machine(tmp_path: Path) -> None:
+    bare_workspace(tmp_path)
+    (tmp_path / ".dvc").mkdir()
+    states = json.loads(syncd("status", "--json", folder=tmp_path).stdout)
+    assert [(state["stage"], state["state"]) for state in states] == [("assets", "not begun"), ("prompts", "waiting")]
+
+
+def test_verify_fails_with_the_name_of_what_was_changed(tmp_path: Path) -> None:
+    bare_workspace(tmp_path)
+    (tmp_path / ".dvc").mkdir()
+    run_stage("assets", tmp_path, RUNTIME, serial, package="fake_tasks")
+    good = syncd("verify", folder=tmp_path)
+    assert good.returncode == 0 and "1 stages verified" in good.stdout and "not run yet: prompts" in good.stdout
+    (tmp_path / "artifacts/assets/notes.txt").write_text("other")
+    bad = syncd("verify", folder=tmp_path)
+    assert bad.returncode == 1
+    assert "notes.txt" in bad.stderr
+
+
+def test_shards_made_one_by_one_are_all_that_a_stage_needs(tmp_path: Path) -> None:
+    whole = bare_workspace(tmp_path / "whole")
+    run_stage("assets", whole, RUNTIME, serial, package="fake_tasks")
+    apart = bare_workspace(tmp_path / "apart")
+    for index in (3, 0, 2, 1):
+        run_one_shard("assets", index, apart, RUNTIME, package="fake_tasks")
+    result = run_stage("assets", apart, RUNTIME, serial, package="fake_tasks")
+    assert result.reused == 4
+    assert digests(apart, "assets") == digests(whole, "assets")
+
+
+def test_a_shard_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="assets has 4 shards, numbered from 0; there is no shard 4"):
+        run_one_shard("assets", 4, bare_workspace(tmp_path), RUNTIME, package="fake_tasks")

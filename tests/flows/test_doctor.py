@@ -1,0 +1,55 @@
+"""The doctor: what is broken is called broken, and comes with its fix."""
+
+import importlib.metadata
+from pathlib import Path
+
+import pytest
+from fake_workspace import RUNTIME
+
+from configs.schema import load_recipe
+from flows import doctor
+from flows.doctor import Check
+
+
+def test_a_package_of_the_wrong_version_or_none_is_named() -> None:
+    installed = {"fastapi": "0.155.1", "torch": "2.13.0+cpu"}
+
+    def version_of(name: str) -> str:
+        try:
+            return installed[name]
+        except KeyError as error:
+            raise importlib.metadata.PackageNotFoundError from error
+
+    required = ["fastapi<0.155", "torch==2.13.0", "dvc==3.67.1", 'ruff>=0.14; extra == "dev"']
+    assert list(doctor._wrong_pins(required, version_of)) == [
+        "fastapi is 0.155.1, needs <0.155",
+        "dvc is missing, needs ==3.67.1",
+    ]
+
+
+def test_too_little_disk_is_broken(tmp_path: Path) -> None:
+    assert doctor._disk(tmp_path, RUNTIME).verdict == "ok"
+    full = doctor._disk(tmp_path / "not" / "there", RUNTIME.model_copy(update={"min_free_disk_gb": 1e9}))
+    assert full.verdict == "broken"
+    assert "syncd gc" in full.fix
+
+
+def test_a_rendering_back_end_that_crashes_is_broken_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "PROBE", "import sys; sys.exit('no EGL device')")
+    check = doctor._rendering()
+    assert (check.verdict, check.detail) == ("broken", "no EGL device")
+    assert "libegl1" in check.fix
+
+
+def test_a_model_that_is_not_there_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYNCD_MINIATURE_WEIGHTS", str(tmp_path))
+    checks = list(doctor._models(load_recipe("miniature")))
+    assert len(checks) == 6
+    assert {check.verdict for check in checks} == {"broken"}
+    assert all(check.fix for check in checks)
+
+
+def test_every_check_that_is_not_ok_has_a_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_rendering", lambda: Check("rendering", "ok", ""))
+    for check in doctor.examine(tmp_path, None, RUNTIME):
+        assert check.verdict == "ok" or check.fix

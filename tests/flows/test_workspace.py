@@ -1,0 +1,112 @@
+"""Workspaces: recipes are activated, paths keep their meaning, and files that a recipe names are tracked."""
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from fake_workspace import bare_workspace
+
+from configs.schema import ConfigError, Recipe, load_recipe, load_resolved
+from flows.graph import load_graph, stage_signature
+from flows.inputs import check_inputs, input_values, resolve_paths, write_inputs
+from flows.workspace import choose_recipe, find_workspace, quiet_environment, run_environment
+
+
+def folder_recipe(path: str) -> Recipe:
+    return load_recipe("folder", (f"assets.folder={path}",))
+
+
+@pytest.fixture
+def meshes(tmp_path: Path) -> Path:
+    folder = tmp_path / "meshes"
+    (folder / "more").mkdir(parents=True)
+    (folder / "cup.glb").write_bytes(b"cup")
+    (folder / "more" / "hat.glb").write_bytes(b"hat")
+    return folder
+
+
+def test_a_path_is_meant_from_the_current_folder_and_kept_for_the_workspace(
+    tmp_path: Path, meshes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outside = choose_recipe(tmp_path / "work", "folder", ("assets.folder=meshes",))
+    assert outside.assets.folder == str(meshes)
+    inside = choose_recipe(tmp_path, "folder", ("assets.folder=meshes",))
+    assert inside.assets.folder == "meshes"
+
+
+def test_an_override_of_the_active_recipe_keeps_its_other_paths(
+    tmp_path: Path, meshes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = bare_workspace(tmp_path / "work", "assets.source=folder", f"assets.folder={meshes}")
+    monkeypatch.chdir("/")
+    assert choose_recipe(workspace, None, ("seed=3",)).assets.folder == str(meshes)
+    monkeypatch.chdir(tmp_path)
+    assert choose_recipe(workspace, None, ("assets.folder=other",)).assets.folder == str(tmp_path / "other")
+
+
+def test_without_a_recipe_the_error_says_how_to_name_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="syncd run --recipe NAME"):
+        choose_recipe(tmp_path, None)
+    with pytest.raises(ConfigError, match="is no workspace"):
+        find_workspace(tmp_path)
+
+
+def test_the_digest_of_a_folder_follows_contents_and_names_and_not_times(tmp_path: Path, meshes: Path) -> None:
+    section = folder_recipe(str(meshes)).assets
+    first = input_values(section, tmp_path)
+    os.utime(meshes / "cup.glb", (1, 1))
+    assert input_values(section, tmp_path) == first
+    (meshes / "cup.glb").write_bytes(b"cap")
+    changed = input_values(section, tmp_path)
+    assert changed != first
+    (meshes / "cup.glb").rename(meshes / "mug.glb")
+    assert input_values(section, tmp_path) not in (first, changed)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"assets\.folder is .*nowhere: no such file or folder; set it with --set"):
+        input_values(folder_recipe(str(tmp_path / "nowhere")).assets, tmp_path)
+
+
+def test_a_changed_mesh_changes_the_signature_of_the_assets(tmp_path: Path, meshes: Path) -> None:
+    workspace = bare_workspace(tmp_path / "work", "assets.source=folder", f"assets.folder={meshes}")
+    graph, recipe = load_graph(workspace), load_resolved(workspace / "configs/recipe.yaml")
+    write_inputs(recipe, workspace)
+    before = stage_signature(graph, "assets", workspace)
+    check_inputs(graph, "assets", recipe, workspace)
+    (meshes / "cup.glb").write_bytes(b"another cup")
+    with pytest.raises(ConfigError, match="start with syncd run"):
+        check_inputs(graph, "assets", recipe, workspace)
+    write_inputs(recipe, workspace)
+    assert stage_signature(graph, "assets", workspace) != before
+
+
+def test_a_recipe_without_paths_has_no_digests(tmp_path: Path) -> None:
+    recipe = resolve_paths(load_recipe("miniature"), tmp_path, tmp_path)
+    (tmp_path / "configs").mkdir()
+    write_inputs(recipe, tmp_path)
+    assert yaml.safe_load((tmp_path / "configs/inputs.yaml").read_text()) == {"assets": {}}
+
+
+def test_runs_are_hermetic_and_quiet_but_the_caller_may_say_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_HOME", raising=False)
+    monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "DEBUG")
+    environment = quiet_environment(tmp_path)
+    assert environment["PREFECT_HOME"] == str(tmp_path / ".prefect")
+    assert environment["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+    assert environment["DO_NOT_TRACK"] == "1"
+    assert environment["PREFECT_LOGGING_LEVEL"] == "DEBUG"
+
+
+def test_the_runtime_travels_in_the_environment_so_that_dvc_does_not_track_it(tmp_path: Path) -> None:
+    from fake_workspace import RUNTIME
+
+    runtime = RUNTIME.model_copy(update={"prefect_api_url": "http://server/api", "workers": 5})
+    environment = run_environment(tmp_path, runtime, "run-1")
+    assert '"workers":5' in environment["SYNCD_RUNTIME"]
+    assert environment["PREFECT_API_URL"] == "http://server/api"
+    assert environment["SYNCD_RUN_ID"] == "run-1"
