@@ -97,9 +97,19 @@ class ShardReader:
     """
 
     def __init__(
-        self, directory: Path, seed: int, rank: int = 0, world_size: int = 1, buffer: int = 1024, epoch: int = 0
+        self,
+        directory: Path,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        buffer: int = 1024,
+        epoch: int = 0,
+        records_only: bool = False,
     ) -> None:
-        """ValueError unless 0 <= rank < world_size and buffer >= 0; ShardError if there is no finished index."""
+        """`records_only` drops the files of samples, verified like the rest, to hold less in memory.
+
+        ValueError unless 0 <= rank < world_size and buffer >= 0; ShardError if there is no finished index.
+        """
         if not 0 <= rank < world_size:
             raise ValueError(f"rank is {rank} of world_size {world_size}; allowed: 0 to world_size - 1")
         if buffer < 0:
@@ -108,6 +118,7 @@ class ShardReader:
         self.index = load_index(directory)
         self.digest = sha256_file(directory / "index.json")
         self.seed, self.rank, self.world_size, self.buffer = seed, rank, world_size, buffer
+        self.records_only = records_only
         self._digests = {key: entry.sha256 for entry in self.index.shards for key in entry.keys}
         self._start(epoch, 0)
 
@@ -159,5 +170,7 @@ class ShardReader:
             samples = {sample.key: sample for sample in read_shard(self.directory, entry)}
             if list(samples) != entry.keys:
                 raise ShardError(f"{self.directory / entry.name}: its samples are not the keys that index.json lists")
+            if self.records_only:
+                samples = {key: Sample(key, sample.record, {}) for key, sample in samples.items()}
             self._open[number] = samples
         return self._open[number]

@@ -45,7 +45,7 @@ def plan(ctx: StageContext) -> list[ShardSpec]:
 def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     """Train to the end, from the last checkpoint of this signature if there is one."""
     section = ctx.recipe.train
-    reader = ShardReader(ctx.output_dir("shard"), ctx.recipe.seed)
+    reader = ShardReader(ctx.output_dir("shard"), ctx.recipe.seed, records_only=True)
     customizer = load_customizer(ctx.recipe.models.customizer, ctx.device, section.dtype, section.references)
     features = FeatureStore(ctx.work_dir / "features", reader.index)
     started = time.monotonic()

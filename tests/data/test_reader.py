@@ -60,6 +60,12 @@ def test_what_is_read_is_the_computed_order_with_the_right_bytes(stage: Path) ->
         assert sample.files["0.png"] == bytes(int(digit) for digit in digits)
 
 
+def test_records_only_leaves_out_the_files_and_nothing_else(stage: Path) -> None:
+    whole, records = (list(ShardReader(stage, seed=1, records_only=only)) for only in (False, True))
+    assert [(sample.key, sample.record) for sample in records] == [(sample.key, sample.record) for sample in whole]
+    assert all(sample.files for sample in whole) and not any(sample.files for sample in records)
+
+
 def test_order_depends_on_seed_and_epoch_and_on_nothing_else(stage: Path) -> None:
     first = keys_of(stage, seed=5, buffer=8)
     assert first == keys_of(stage, seed=5, buffer=8)

@@ -129,6 +129,24 @@ def test_a_fresh_adapter_changes_nothing_and_only_the_adapter_trains(customizer:
         assert (parameter.grad is not None) == ("lora_" in name), name
 
 
+@pytest.mark.parametrize("form", ["separate", "joint"])
+def test_bfloat16_trains_close_to_float32(flux_folder: Folder, form: str) -> None:
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model = FluxCustomizer.from_pretrained(flux_folder(True, False), "cpu", dtype)
+        model.references = form
+        model.add_adapter(4, "attention", seed=3)
+        batch = batch_of(model, [[picture(10)], [picture(11), picture(12)]])
+        loss = losses(model, batch)
+        loss.sum().backward()
+        gradients = {name: parameter.grad for name, parameter in model.adapter_parameters().items()}
+        assert {gradient.dtype for gradient in gradients.values()} == {torch.float32}
+        found[dtype] = (loss.detach(), torch.cat([own.flatten() for own in gradients.values()]))
+    torch.testing.assert_close(found[torch.bfloat16][0], found[torch.float32][0], rtol=0.05, atol=0.02)
+    cosine = torch.nn.functional.cosine_similarity(found[torch.bfloat16][1], found[torch.float32][1], dim=0)
+    assert cosine > 0.98
+
+
 def test_training_levels_are_shifted_like_the_base_schedule(customizer: FluxCustomizer) -> None:
     config = customizer.scheduler.config
     levels = training_sigmas(config, 4096, 20000, torch.Generator().manual_seed(0))
