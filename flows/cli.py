@@ -210,6 +210,31 @@ def gc(workspace: WorkspaceOption = HERE) -> None:
     typer.echo(f"{freed / 1e6:.1f} MB freed")
 
 
+@miniature.command(name="train")
+def miniature_train(
+    out: Annotated[Path | None, typer.Option(help="Folder for the weights; default: where the recipes look.")] = None,
+    work: Annotated[Path, typer.Option(help="Views, checkpoints; a killed run goes on here.")] = Path(
+        "artifacts/.miniature"
+    ),
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    scale: Annotated[float, typer.Option(help="Steps and objects, as a share of the full training.")] = 1.0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that render.")] = 2,
+) -> None:
+    """Make the miniature's weights from scratch: render its world, train every net, write what it cost and reached."""
+    import logging
+
+    from configs.schema import ConfigError
+    from models.miniature.train import train_all
+    from models.registry import miniature_weights
+
+    if scale <= 0:
+        raise ConfigError(f"--scale is {scale}; allowed: above 0")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    folder = (out or miniature_weights()).resolve()
+    train_all(folder, work.resolve(), seed, steps_scale=scale, workers=workers)
+    typer.echo(f"{folder}: finished, see RESULTS.md; accept these weights with: python -m models.registry pin")
+
+
 def _runtime(name: str | None, workers: int | None) -> "Runtime":
     from configs.schema import load_runtime
 

@@ -3,18 +3,22 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from configs.schema import Runtime
 from flows.engine import plan_shards, stage_context
-from flows.graph import Graph, load_graph
+from flows.graph import INPUTS_FILE, VERSIONS_FILE, Graph, load_graph, tracked_values
 from flows.history import StageState, stage_state
 from flows.worker import StageError, stage_module
 from flows.workspace import quiet_environment
 
 MOST_CAUSES = 3
+MOST_CHARACTERS = 24
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ def make_plan(
     for stage in graph.until(until):
         upstream = [name for name in graph.node(stage).inputs if planned[name].would_run]
         causes = [f"after {', '.join(upstream)}"] if upstream else []
-        causes = explain(changes.get(stage, []), upstream) + causes
+        causes = explain(changes.get(stage, []), upstream, changed_values(graph, stage, workspace)) + causes
         state = stage_state(graph, stage, workspace)
         planned[stage] = _planned(graph, workspace, runtime, state, causes, bool(upstream), package)
     return list(planned.values())
@@ -56,9 +60,39 @@ def dvc_status(workspace: Path) -> dict[str, list[Any]]:
     return json.loads(done.stdout)
 
 
-def explain(changes: list[Any], upstream: list[str]) -> list[str]:
-    """DVC's changes of one stage in words; what an upstream stage will change anyway is left out."""
-    causes = []
+def changed_values(graph: Graph, stage: str, workspace: Path) -> list[str]:
+    """Tracked values that differ from those of the last run in dvc.lock, as `select.min_quality 6.0 -> 5.5`."""
+    lock = workspace / "dvc.lock"
+    stages = yaml.safe_load(lock.read_text(encoding="utf-8")).get("stages", {}) if lock.exists() else {}
+    before = stages.get(stage, {}).get("params", {})
+    words = []
+    for file, values in tracked_values(graph.node(stage), workspace).items():
+        then = before.get(file, {})
+        pairs = [pair for key, value in values.items() if key in then for pair in _leaves(key, then[key], value)]
+        label = {VERSIONS_FILE: "version of ", INPUTS_FILE: "files of "}.get(file, "")
+        words += [f"{label}{key} {_short(old)} -> {_short(new)}" for key, old, new in pairs]
+    return words
+
+
+def _leaves(key: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in [*old, *(name for name in new if name not in old)]:
+            yield from _leaves(f"{key}.{name}", old.get(name), new.get(name))
+    elif old != new:
+        yield key, old, new
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + "..."
+
+
+def explain(changes: list[Any], upstream: list[str], values: list[str]) -> list[str]:
+    """DVC's changes of one stage in words, `values` in place of changed parameters.
+
+    What an upstream stage will change anyway is left out.
+    """
+    causes: list[str] = []
     for change in changes:
         if isinstance(change, str):
             causes.append(change)
@@ -67,16 +101,15 @@ def explain(changes: list[Any], upstream: list[str]) -> list[str]:
             parts = path.split("/")
             if parts[0] == "artifacts" and (parts[1] in upstream or parts[-1].split(".")[0] in upstream):
                 continue
-            if isinstance(what, dict):
-                causes += [f"{key} {how}" for key, how in what.items()]
-            elif what != "new":
-                causes.append(f"{path} {what}")
-            elif "never run" not in causes:
-                causes.append("never run")
+            if what == "new":
+                return ["never run"]
+            causes += (
+                (values or [f"{key} {how}" for key, how in what.items()])
+                if isinstance(what, dict)
+                else [f"{path} {what}"]
+            )
         causes += [f"{path} {what}" for path, what in change.get("changed outs", {}).items()]
-    if "never run" in causes:
-        return ["never run"]
-    return causes
+    return list(dict.fromkeys(causes))
 
 
 def _planned(
@@ -95,7 +128,10 @@ def _planned(
     exact = not after_upstream
     shards, keys, total_shards, total_keys = 0, 0, None, None
     if exact:
-        specs = plan_shards(stage_module(package, stage), stage_context(graph, stage, workspace, runtime))
+        try:
+            specs = plan_shards(stage_module(package, stage), stage_context(graph, stage, workspace, runtime))
+        except StageError as error:
+            return PlannedStage(stage, True, [*causes, f"cannot be planned: {error}"], 0, None, True, None, None)
         shards, keys, total_shards, total_keys = state.shards, state.keys, len(specs), sum(len(s.keys) for s in specs)
     else:
         total_shards, total_keys = _guess(workspace, stage)

@@ -19,7 +19,7 @@ from flows.console import say
 from flows.graph import load_graph
 from flows.plan import dvc_status
 from flows.worker import RUN_ID_VARIABLE, StageError
-from flows.workspace import choose_recipe, prepare_workspace, read_last_run, run_environment
+from flows.workspace import choose_recipe, prepare_workspace, read_last_run, refresh_inputs, run_environment
 
 DVC_NOISE = "ERROR: failed to reproduce"
 
@@ -71,7 +71,9 @@ def regenerate(
     `runtime` is a name or path; None takes SYNCD_RUNTIME or the local runtime.
     """
     folder = Path(workspace).resolve()
-    prepare_workspace(folder, choose_recipe(folder, recipe, tuple(overrides or ())))
+    if recipe is not None or overrides:
+        prepare_workspace(folder, choose_recipe(folder, recipe, tuple(overrides or ())))
+    refresh_inputs(folder)
     environment = run_environment(folder, load_runtime(runtime), run_id=str(uuid.uuid4()))
     environment["PREFECT_API_URL"] = str(get_client(sync_client=True).api_url)
     graph, changed = load_graph(folder), dvc_status(folder)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from configs.schema import RUNTIME_VARIABLE, ConfigError, Recipe, Runtime, dump_recipe, load_recipe
+from configs.schema import RUNTIME_VARIABLE, ConfigError, Recipe, Runtime, dump_recipe, load_recipe, load_resolved
 from data.ids import canonical_json
 from data.shards import write_atomic
 from flows.graph import INPUTS_FILE, RECIPE_FILE, VERSIONS_FILE
@@ -63,6 +63,11 @@ def prepare_workspace(folder: Path, recipe: Recipe) -> Path:
     _write_if_changed(workspace / RECIPE_FILE, RECIPE_HEADER + dump_recipe(recipe))
     write_inputs(recipe, workspace)
     return find_workspace(workspace)
+
+
+def refresh_inputs(workspace: Path) -> None:
+    """Record the digests of the files that the active recipe names."""
+    write_inputs(load_resolved(find_workspace(workspace) / RECIPE_FILE), workspace)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import webdataset
 
 from data.shards import (
     Receipt,
@@ -50,6 +51,16 @@ def test_no_time_and_no_owner_enters_a_shard(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / receipt.name) as tar:
         assert {(member.mtime, member.uname, member.gname) for member in tar} == {(0, "", "")}
         assert tar.getnames() == ["alpha.0.png", "alpha.json", "gamma.json"]
+
+
+def test_the_bytes_are_those_of_webdatasets_own_writer(tmp_path: Path) -> None:
+    receipt = write(tmp_path, {"0.png": b"one" * 700, "0.mask.png": b"m"})
+    with (tmp_path / "theirs.tar").open("wb") as stream:
+        theirs = webdataset.TarWriter(stream, encoder=False, mtime=0, user="", group="")
+        theirs.write({"__key__": "alpha", "json": b'{"n":1}', "0.png": b"one" * 700, "0.mask.png": b"m"})
+        theirs.write({"__key__": "gamma", "json": b'{"n":2}'})
+        theirs.close()
+    assert (tmp_path / receipt.name).read_bytes() == (tmp_path / "theirs.tar").read_bytes()
 
 
 def test_what_was_written_is_what_is_read(tmp_path: Path) -> None:
