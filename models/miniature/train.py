@@ -1,0 +1,116 @@
+"""Train the miniature: render the world, train every net, write the weights and what they cost and reached.
+
+Every finished net is kept in the work folder and not trained again; a killed run goes on from its checkpoints.
+"""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from torch import nn
+
+from models.miniature.dataset import Views, objects_of, render_views
+from models.miniature.training import clip, dino, flux, quality, report, segmenter, vae
+from models.miniature.training.common import Budget, Cost, write_json
+
+log = logging.getLogger(__name__)
+
+TRAIN_POOL, TRAIN_OBJECTS = 16_000, 12_400
+EVAL_OBJECTS = 1_000
+VIEWS_PER_OBJECT = 4
+STEPS = {"vae": 850, "flux": 3_000, "clip": 800, "dino": 700, "segmenter": 500, "quality": 600, "decoder": 700}
+"""Optimizer steps of each net at `steps_scale` 1."""
+
+
+def train_all(
+    out_dir: Path,
+    work_dir: Path,
+    seed: int,
+    steps_scale: float = 1.0,
+    minutes: Mapping[str, float] | None = None,
+    workers: int = 2,
+) -> dict[str, dict[str, float]]:
+    """Write flux/, clip/, dino/, segmenter/, quality/, results.json and RESULTS.md into `out_dir`; returns the results.
+
+    `steps_scale` scales steps and objects; `minutes` gives single nets a wall-clock budget instead. Raises ValueError
+    for a scale that is not positive.
+    """
+    if not steps_scale > 0:
+        raise ValueError(f"steps_scale is {steps_scale}; it must be above 0")
+    work_dir.mkdir(parents=True, exist_ok=True)
+    budgets = {
+        name: Budget(max(2, round(steps * steps_scale)), (minutes or {}).get(name)) for name, steps in STEPS.items()
+    }
+    objects = {
+        "train": objects_of("train", TRAIN_POOL, seed)[: max(120, round(TRAIN_OBJECTS * min(1.0, steps_scale)))],
+        "eval": objects_of("eval", max(40, round(EVAL_OBJECTS * min(1.0, steps_scale))), seed + 1),
+    }
+    views = {
+        split: render_views(specs, VIEWS_PER_OBJECT, seed + (split == "eval"), work_dir / "views" / split, workers)
+        for split, specs in objects.items()
+    }
+    return finish(views["train"], views["eval"], budgets, out_dir, work_dir, seed)
+
+
+def finish(
+    views: Views, held_out: Views, budgets: Mapping[str, Budget], out_dir: Path, work_dir: Path, seed: int
+) -> dict[str, dict[str, float]]:
+    """Train what is not finished in `work_dir`, then save and evaluate all of it."""
+    costs: dict[str, Cost] = {}
+
+    def once(name: str, empty: nn.Module, work: Callable[[], tuple[nn.Module, Cost]]) -> nn.Module:
+        net, costs[name] = _once(work_dir, name, empty, work)
+        return net
+
+    autoencoder = once("vae", vae.build(), lambda: vae.train(views, budgets["vae"], seed, work_dir))
+    vae.set_latent_statistics(autoencoder, views)
+    flux_nets = once("flux", flux.build(), lambda: _train_flux(views, autoencoder, budgets["flux"], seed, work_dir))
+    clip_net = once("clip", clip.build(), lambda: clip.train(views, budgets["clip"], seed, work_dir))
+    dino_net = once("dino", dino.build(), lambda: dino.train(views, budgets["dino"], seed, work_dir))
+    seg_net = once("segmenter", segmenter.build(), lambda: segmenter.train(views, budgets["segmenter"], seed, work_dir))
+    head = once(
+        "quality",
+        quality.build(clip.PROJECTION),
+        lambda: quality.train(clip_net, views, budgets["quality"], seed, work_dir),
+    )
+    once(
+        "decoder",
+        autoencoder,
+        lambda: (autoencoder, vae.refine_decoder(autoencoder, views, budgets["decoder"], seed, work_dir)),
+    )
+    flux.save(autoencoder, flux_nets, out_dir / "flux")
+    clip.save(clip_net, out_dir / "clip")
+    dino.save(dino_net, out_dir / "dino")
+    segmenter.save(seg_net, out_dir / "segmenter")
+    quality.save(head, out_dir / "quality")
+    return report.write(out_dir, work_dir, held_out, costs, seed)
+
+
+def _train_flux(
+    views: Views, autoencoder: AutoencoderKL, budget: Budget, seed: int, work_dir: Path
+) -> tuple[nn.Module, Cost]:
+    encoded = work_dir / "latents.pt"
+    if not encoded.exists():
+        torch.save(dataclasses.asdict(flux.encode_views(autoencoder, views, seed)), encoded)
+    latents = flux.Latents(**torch.load(encoded, weights_only=False))
+    return flux.train(views, latents, budget, seed, work_dir)
+
+
+def _once(
+    work_dir: Path, name: str, empty: nn.Module, work: Callable[[], tuple[nn.Module, Cost]]
+) -> tuple[nn.Module, Cost]:
+    """The net and its cost: as finished before, or by doing the work now."""
+    weights, cost_file = work_dir / f"{name}.done.pt", work_dir / f"{name}.cost.json"
+    if weights.exists() and cost_file.exists():
+        empty.load_state_dict(torch.load(weights, weights_only=True))
+        return empty.eval(), Cost(**json.loads(cost_file.read_text(encoding="utf-8")))
+    log.info("training %s", name)
+    net, cost = work()
+    torch.save(net.state_dict(), weights)
+    write_json(cost_file, dataclasses.asdict(cost))
+    log.info("%s: %s", name, cost)
+    return net, cost

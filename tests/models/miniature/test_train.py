@@ -1,0 +1,265 @@
+"""The miniature's training: captions that hold, splits that hold, and a whole run in tiny steps that resumes."""
+
+import dataclasses
+import json
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxControlPipeline, FluxTransformer2DModel
+from transformers import AutoTokenizer
+
+from data.ids import split_of
+from models.flux.generator import FluxGenerator
+from models.flux.layout import image_ids, text_ids
+from models.generator import GenerateSettings, SetRequest
+from models.miniature import train
+from models.miniature.dataset import EVAL_SHARE, SPLIT_SEED, Views, objects_of, render_views, unit_scene
+from models.miniature.scenes import OTHER_OBJECTS, SCENES, full_caption
+from models.miniature.tokenizers import LENGTH, build_tokenizer
+from models.miniature.training import clip, flux, segmenter
+from models.miniature.training.captions import BLURRED, draw_caption
+from models.miniature.training.common import Budget, epochs, fit
+from models.miniature.training.degrade import DEGRADATIONS
+from models.miniature.training.quick_attention import QuickAttnProcessor
+from models.miniature.world import caption, export_glb, sample_specs
+from models.scorers.clip import ClipScorer
+from models.scorers.identity import IdentityScorer
+from models.scorers.quality import QualityScorer
+from models.scorers.segmenter import Segmenter
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def views() -> Views:
+    """Random pictures of eight objects, two views each."""
+    rng = np.random.default_rng(0)
+    count = 16
+    masks = np.zeros((count, 64, 64), bool)
+    masks[:, 20:50, 16:40] = True
+    return Views(
+        ids=tuple(spec.id for spec in sample_specs(count // 2, 0)),
+        images=rng.integers(0, 256, (count, 64, 64, 3), dtype=np.uint8),
+        masks=masks,
+        depths=masks * np.uint8(200),
+        objects=np.arange(count) // 2,
+        scenes=np.arange(count) % len(SCENES),
+        others=np.arange(count) % 3 - 1,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(views: Views, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    out, work = tmp_path_factory.mktemp("weights"), tmp_path_factory.mktemp("work")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.report, "STEPS", 2)
+        train.finish(views, views, dict.fromkeys(train.STEPS, Budget(2)), out, work, seed=0)
+    return out, work
+
+
+def test_no_object_of_the_evaluation_split_is_trained_on():
+    for split in ("train", "eval"):
+        specs = objects_of(split, 60, seed=0)
+        assert len(specs) > 40
+        assert {split_of(spec.id, EVAL_SHARE, SPLIT_SEED) for spec in specs} == {split}
+
+
+def test_captions_are_true_and_within_the_vocabulary_and_the_length():
+    tokenizer = build_tokenizer(start=True)
+    rng = Random(0)
+    for spec in sample_specs(60, 0):
+        text = draw_caption(spec, rng.randrange(len(SCENES)), rng.choice([None, *OTHER_OBJECTS]), rng)
+        ids = tokenizer(f"{text}, {BLURRED}").input_ids
+        assert tokenizer.unk_token_id not in ids and len(ids) <= LENGTH
+        assert spec.category in text
+        colours = set(text.split(" next to ")[0].split()) & {"red", "green", "blue", "yellow", "pink"}
+        assert colours <= {spec.primary, spec.secondary}
+
+
+def test_captions_leave_colours_open_often_enough_and_name_them_often_enough():
+    rng, spec = Random(1), sample_specs(1, 0)[0]
+    texts = [draw_caption(spec, 0, None, rng) for _ in range(400)]
+    counts = Counter(spec.primary in text.split() for text in texts)
+    assert 0.3 < counts[True] / 400 < 0.75
+
+
+def test_the_longest_prompt_of_the_world_fits():
+    tokenizer = build_tokenizer(start=True)
+    longest = max(
+        len(tokenizer(full_caption(caption(spec, "full"), scene, other)).input_ids)
+        for spec in sample_specs(20, 0)
+        for scene in SCENES
+        for other in OTHER_OBJECTS
+    )
+    assert longest <= LENGTH
+
+
+def test_tokenizer_survives_saving(tmp_path: Path):
+    build_tokenizer(start=True).save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert loaded.model_max_length == LENGTH
+    ids = loaded("A red zzz, mug").input_ids
+    assert loaded.convert_ids_to_tokens(ids) == ["<start>", "a", "red", "<unk>", ",", "mug", "<end>"]
+
+
+def test_training_scene_is_the_loaded_glb():
+    from data.meshes import load_mesh
+
+    spec = sample_specs(3, 2)[1]
+    ours, loaded = unit_scene(spec), load_mesh(export_glb(spec), "glb")
+    np.testing.assert_allclose(ours.bounds, loaded.bounds, atol=1e-5)
+    faces = sorted(len(mesh.faces) for mesh in ours.geometry.values())
+    assert faces == sorted(len(mesh.faces) for mesh in loaded.geometry.values())
+
+
+def test_views_are_rendered_once_and_equal_again(tmp_path: Path):
+    specs = objects_of("train", 40, 0)[:2]
+    views = render_views(specs, 2, 0, tmp_path / "a", workers=1)
+    again = render_views(specs, 2, 0, tmp_path / "b", workers=1)
+    assert len(views) == 4 and views.objects.tolist() == [0, 0, 1, 1]
+    np.testing.assert_array_equal(views.images, again.images)
+    assert (views.masks.mean(axis=(1, 2)) > 0.04).all()
+    assert ((views.depths > 0) <= views.masks).all()
+    assert all(views.scenes[0::2] != views.scenes[1::2])
+    stamp = (tmp_path / "a" / "00000.npz").stat().st_mtime_ns
+    render_views(specs, 2, 0, tmp_path / "a", workers=1)
+    assert (tmp_path / "a" / "00000.npz").stat().st_mtime_ns == stamp
+
+
+def test_quick_attention_equals_the_library():
+    torch.manual_seed(0)
+    net: FluxTransformer2DModel = flux.build_transformer()
+    for value in net.parameters():
+        if value.ndim == 1:
+            torch.nn.init.normal_(value, 1.0, 0.2)
+    arguments = {
+        "hidden_states": torch.randn(2, 16, 128),
+        "encoder_hidden_states": torch.randn(2, 5, flux.T5_WIDTH),
+        "pooled_projections": torch.randn(2, flux.POOLED_WIDTH),
+        "timestep": torch.rand(2),
+        "img_ids": image_ids(4, 4),
+        "txt_ids": text_ids(5),
+        "return_dict": False,
+    }
+    with torch.no_grad():
+        plain = net(**arguments)[0]
+        net.set_attn_processor(QuickAttnProcessor())
+        torch.testing.assert_close(net(**arguments)[0], plain, rtol=1e-4, atol=1e-4)
+
+
+def test_fit_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("models.miniature.training.common.CHECKPOINT_SECONDS", -1.0)
+    seen: list[int] = []
+
+    def run(stop_at: int) -> None:
+        net = torch.nn.Linear(2, 1)
+
+        def loss_of(step: int) -> torch.Tensor:
+            if step == stop_at:
+                raise KeyboardInterrupt
+            seen.append(step)
+            return net(torch.ones(1, 2)).square().mean()
+
+        fit("x", net, Budget(6), 0.1, 1, loss_of, tmp_path)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(stop_at=3)
+    run(stop_at=99)
+    assert seen == [0, 1, 2, 3, 4, 5]
+
+
+def test_fit_stops_at_a_loss_that_is_not_finite(tmp_path: Path):
+    net = torch.nn.Linear(1, 1)
+    with pytest.raises(FloatingPointError, match="step 0"):
+        fit("x", net, Budget(2), 0.1, 1, lambda _: net(torch.ones(1, 1)).sum() * float("nan"), tmp_path)
+
+
+def test_epochs_cover_every_item_once():
+    batches = epochs(10, 5, np.random.default_rng(0))
+    assert sorted(np.concatenate([next(batches), next(batches)]).tolist()) == list(range(10))
+    with pytest.raises(ValueError, match="3 items"):
+        next(epochs(3, 4, np.random.default_rng(0)))
+
+
+def test_same_captions_share_the_contrastive_target():
+    logits = torch.tensor([[5.0, 5.0, -5.0], [5.0, 5.0, -5.0], [-5.0, -5.0, 5.0]])
+    same = clip.same_caption(["a", "a", "b"])
+    assert same.tolist() == [[True, True, False], [True, True, False], [False, False, True]]
+    # Two rows whose mass is halved between two right answers, one row that is certain.
+    assert clip.soft_cross_entropy(logits, same).item() == pytest.approx(2 * np.log(2) / 3, abs=1e-3)
+
+
+def test_every_degradation_grows_with_its_severity():
+    image = sample_image()
+    for name, degrade in DEGRADATIONS.items():
+        errors = [
+            np.abs(degrade(image, severity, np.random.default_rng(0)).astype(float) - image).mean()
+            for severity in (0.1, 1.0)
+        ]
+        assert errors[0] < errors[1], name
+
+
+def sample_image() -> np.ndarray:
+    rows, columns = np.mgrid[:64, :64]
+    return np.stack([rows * 4, columns * 4, (rows // 8 + columns // 8) % 2 * 255], axis=-1).astype(np.uint8)
+
+
+def test_every_folder_loads_with_its_standard_loader(trained: tuple[Path, Path], views: Views):
+    out, _ = trained
+    images, masks = list(views.images[:2]), list(views.masks[:2])
+    embedded = ClipScorer.from_pretrained(out / "clip", "cpu", torch.float32).embed_images(images)
+    assert embedded.shape == (2, clip.PROJECTION)
+    assert IdentityScorer.from_pretrained(out / "dino", "cpu", torch.float32).embed(images, masks).shape[0] == 2
+    assert QualityScorer.from_pretrained(out / "quality", "cpu", torch.float32).scores(embedded).shape == (2,)
+    assert Segmenter.from_pretrained(out / "segmenter", "cpu", torch.float32).masks(images)[0].shape == (64, 64)
+    generator = FluxGenerator.from_pretrained(out / "flux")
+    assert generator.takes_depth
+    settings = GenerateSettings(64, 64, steps=2, msa=False, warp="none")
+    image = generator.generate(SetRequest(prompts=("a red mug",), seeds=(1,)), settings)
+    assert image.shape == (1, 64, 64, 3)
+    pipeline = FluxControlPipeline.from_pretrained(out / "flux", torch_dtype=torch.float32)
+    assert pipeline.tokenizer_2.model_max_length == LENGTH
+    assert pipeline.scheduler.config.shift == flux.TIME_SHIFT
+
+
+def test_processors_give_the_pixels_that_training_used(trained: tuple[Path, Path], views: Views):
+    out, _ = trained
+    scorer = ClipScorer.from_pretrained(out / "clip", "cpu", torch.float32)
+    ours = clip.embed_images(scorer.model, views.images[:3]).numpy()
+    np.testing.assert_allclose(scorer.embed_images(list(views.images[:3])), ours, atol=1e-5)
+    net = Segmenter.from_pretrained(out / "segmenter", "cpu", torch.float32)
+    np.testing.assert_array_equal(
+        np.stack(net.masks(list(views.images[:3]))), segmenter.segment(net.model, views.images[:3])
+    )
+
+
+def test_results_name_every_net_and_a_second_run_trains_nothing(
+    trained: tuple[Path, Path], views: Views, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out, work = trained
+    record = json.loads((out / "results.json").read_text())
+    assert set(record["costs"]) == set(train.STEPS)
+    text = (out / "RESULTS.md").read_text()
+    assert all(f"| {name} |" in text for name in train.STEPS)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("trained again")
+
+    for module in (train.vae, train.clip, train.dino, train.segmenter, train.quality, train.flux):
+        monkeypatch.setattr(module, "train", refuse)
+    monkeypatch.setattr(train.report, "STEPS", 2)
+    budgets = dict.fromkeys(train.STEPS, Budget(2))
+    train.finish(views, views, budgets, tmp_path, work, seed=0)
+    for path in sorted(out.rglob("*.safetensors")):
+        assert (tmp_path / path.relative_to(out)).read_bytes() == path.read_bytes(), path.name
+
+
+def test_a_budget_in_minutes_follows_the_clock():
+    budget = Budget(100, minutes=1.0)
+    assert budget.progress(10, 0.0) == pytest.approx(0.1)
+    assert budget.progress(10, 30.0) == pytest.approx(0.5)
+    assert dataclasses.replace(budget, minutes=None).progress(10, 1e9) == pytest.approx(0.1)
