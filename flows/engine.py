@@ -159,8 +159,24 @@ def run_stage(
 
     Raises StageError (a shard that cannot be made, the budget, the disk), ConfigError or ShardError (an input).
     """
+    chosen = runner or RUNNERS[runtime.runner]
+    try:
+        return _run_stage(stage, workspace.resolve(), runtime, chosen, on_progress, package)
+    except OSError as error:
+        if is_disk_full(error):
+            raise disk_full(workspace.resolve(), 0) from error
+        raise
+
+
+def _run_stage(
+    stage: str,
+    workspace: Path,
+    runtime: Runtime,
+    runner: Runner,
+    on_progress: Callable[[Progress], None] | None,
+    package: str,
+) -> StageResult:
     clock = time.monotonic()
-    workspace = workspace.resolve()
     graph = load_graph(workspace)
     module = stage_module(package, graph.node(stage).name)
     check_inputs(graph, stage, load_resolved(workspace / RECIPE_FILE), workspace)
@@ -173,7 +189,7 @@ def run_stage(
     tell(_progress(ctx, specs, receipts))
     pending = [spec for spec in specs if spec.index not in receipts]
     runtime = runtime.model_copy(update={"threads_per_worker": threads_per_worker(runtime, len(specs))})
-    for receipt in _make(ctx, pending, receipts, runtime, runner or RUNNERS[runtime.runner], package):
+    for receipt in _make(ctx, pending, receipts, runtime, runner, package):
         receipts[receipt.index] = receipt
         tell(_progress(ctx, specs, receipts))
     ordered = [receipts[spec.index] for spec in specs]
@@ -181,12 +197,7 @@ def run_stage(
     check_budget(ctx.recipe, stage, failed, sum(len(spec.keys) for spec in specs))
     if stage_signature(graph, stage, workspace) != ctx.signature:
         raise StageError(f"{stage}: its recipe or inputs changed while it ran; run the same command again")
-    try:
-        index = publish(module, ctx, ordered, failed)
-    except OSError as error:
-        if is_disk_full(error):
-            raise disk_full(ctx.output_dir(stage).parent, sum(receipt.bytes for receipt in ordered)) from error
-        raise
+    index = publish(module, ctx, ordered, failed)
     state(graph, ctx, index, ordered)
     return StageResult(
         stage=stage,
@@ -320,6 +331,22 @@ def publish(module: ModuleType, ctx: StageContext, receipts: list[Receipt], fail
     building = target.with_name(f".{ctx.stage}.building")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
+    try:
+        index = _build(module, ctx, receipts, failed, building)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(building, target)
+    for leftover in ctx.work_dir.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+    return index
+
+
+def _build(
+    module: ModuleType, ctx: StageContext, receipts: list[Receipt], failed: list[Failure], building: Path
+) -> ShardIndex:
     for receipt in receipts:
         _link(ctx.work_dir / receipt.name, building / receipt.name)
     entries = [ShardEntry(**receipt.model_dump(include={"name", "bytes", "sha256", "keys"})) for receipt in receipts]
@@ -332,11 +359,6 @@ def publish(module: ModuleType, ctx: StageContext, receipts: list[Receipt], fail
         write_atomic(building / "metrics.json", _pretty(_metrics(index, summary)))
     index = index.model_copy(update={"summary": summary, "files": _files_beside(building, entries)})
     write_atomic(building / "index.json", _pretty(index.model_dump(mode="json")))
-    if target.exists():
-        shutil.rmtree(target)
-    os.replace(building, target)
-    for leftover in ctx.work_dir.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
     return index
 
 

@@ -157,7 +157,10 @@ def tracked_recipe(graph: Graph, stage: str, recipe: Recipe) -> Recipe:
     values: dict[str, Section | str | int] = {key: getattr(recipe, key) for key in sorted(whole)}
     if roles:
         values["models"] = TrackedModels.model_construct(**{role: getattr(recipe.models, role) for role in roles})
-    return TrackedRecipe.model_construct(**values)
+    tracked = TrackedRecipe.model_construct(**values)
+    for untracked in set(Recipe.model_fields) - set(values):
+        tracked.__dict__.pop(untracked, None)  # model_construct fills in defaults
+    return tracked
 
 
 def _split(keys: set[str]) -> Iterator[tuple[str, str]]:

@@ -42,27 +42,33 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     run_id = os.environ.get(RUN_ID_VARIABLE, "")
     line = _run(options.stage, Path.cwd(), options.engine, run_id)
-    if line and not run_id:
+    told = _leave_word(options.stage, Path.cwd(), line)
+    if line and not (run_id and told):
         print(f"ERROR: {line}", file=sys.stderr, flush=True)
     return 1 if line else 0
 
 
+def _leave_word(stage: str, workspace: Path, line: str | None) -> bool:
+    """Whether the outer flow, which shows the error, can read it in the work folder."""
+    try:
+        find_workspace(workspace)
+        write_last_run(workspace, stage, line)
+    except (ConfigError, OSError):
+        return False
+    return True
+
+
 def _run(stage: str, folder: Path, engine: str, run_id: str) -> str | None:
-    """The error as one line, or None. Under the outer flow, which shows it, it is left in the work folder."""
+    """The error as one line, or None."""
     try:
         workspace = find_workspace(folder)
-    except ConfigError as error:
-        return error_line(error)
-    line = None
-    try:
         runtime = load_runtime()
         os.environ.update(run_environment(workspace, runtime, run_id))
         run = run_stage_flow if engine == "prefect" else run_stage_serially
         run(stage, workspace, runtime)
     except Exception as error:
-        line = error_line(error)
-    write_last_run(workspace, stage, line)
-    return line
+        return error_line(error)
+    return None
 
 
 if __name__ == "__main__":

@@ -207,8 +207,9 @@ def _peak_mb() -> int:
 
 
 def limit_threads(threads: int) -> None:
-    """Threads that each worker's numerical libraries use; takes effect for those not yet loaded, and for torch."""
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    """Threads that torch uses in this process, loaded or not. NumPy has one everywhere: its library takes the number
+    at its import, which comes before that in a stage's own process and after it in a worker."""
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = str(threads)
     torch = sys.modules.get("torch")
     if torch is not None:

@@ -139,6 +139,7 @@ def quiet_environment(workspace: Path) -> dict[str, str]:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TRANSFORMERS_VERBOSITY": "error",
+        "OPENBLAS_NUM_THREADS": "1",
         "PYTHONHASHSEED": "0",
     }
     environment = {**defaults, **os.environ}

@@ -138,3 +138,7 @@ def test_a_stage_process_takes_the_runtime_it_was_given(monkeypatch: pytest.Monk
     monkeypatch.setenv(RUNTIME_VARIABLE, json.dumps({"workers": 7}))
     assert load_runtime().workers == 7
     assert load_runtime("local").workers == 2
+
+
+def test_the_active_recipe_of_a_fresh_checkout_is_the_demo() -> None:
+    assert load_resolved(CONFIGS / "recipe.yaml") == load_recipe("demo"), "write it again with: syncd run --recipe demo"

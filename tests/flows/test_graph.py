@@ -130,6 +130,14 @@ def test_a_tracked_recipe_holds_the_parts_of_the_inputs_too(graph: Graph) -> Non
             _ = recipe.score if missing == "recipe.score" else recipe.models.clip
 
 
+def test_a_default_does_not_stand_in_for_an_untracked_value(tmp_path: Path) -> None:
+    stages = {"report": {"cmd": "x", "params": [{"configs/recipe.yaml": ["report"]}]}}
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    recipe = tracked_recipe(load_graph(tmp_path), "report", load_recipe("miniature", ("seed=7",)))
+    with pytest.raises(ConfigError, match=r"recipe\.seed"):
+        _ = recipe.seed
+
+
 def test_a_folder_without_a_graph_is_no_workspace(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="syncd run --workspace"):
         load_graph(tmp_path)
