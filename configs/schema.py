@@ -36,12 +36,24 @@ class ModelRef(Section):
 
 
 class Models(Section):
+    licences: tuple[str, ...] = Field(description="SPDX allow-list that every model must be in")
     generator: ModelRef = Field(description="makes the image sets")
     customizer: ModelRef = Field(description="text-to-image base that the customization model is trained from")
     clip: ModelRef = Field(description="CLIP: image and text scores")
     quality: ModelRef = Field(description="aesthetic head on the CLIP image embedding")
     identity: ModelRef = Field(description="DINOv2: identity scores")
     segmenter: ModelRef = Field(description="foreground masks of images that have no render")
+
+    @model_validator(mode="after")
+    def _licences_allowed(self) -> "Models":
+        refs = {ref.name: ref for _, ref in self if isinstance(ref, ModelRef)}
+        refused = [f"{name} ({ref.licence})" for name, ref in sorted(refs.items()) if ref.licence not in self.licences]
+        if refused:
+            raise ValueError(
+                f"models.licences allows {', '.join(self.licences)}, but not {', '.join(refused)}; name another model, "
+                "or add the licence to the list if its terms suit the use"
+            )
+        return self
 
 
 class Budget(Section):

@@ -9,7 +9,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache, reduce
 from pathlib import Path
 from threading import Lock
@@ -19,7 +19,7 @@ import torch
 import yaml
 from safetensors import SafetensorError
 
-from configs.schema import CONFIGS, ModelRef, Models, load_runtime
+from configs.schema import CONFIGS, ModelRef, load_runtime
 from data.ids import digest_of
 from data.shards import sha256_file, write_atomic
 
@@ -131,18 +131,6 @@ def _locate_hub(ref: ModelRef, repository: str) -> Path:
             f"{_name(ref)}: {repository} is not open to this account; accept its licence on the hub, then: "
             f"hf auth login && {fetch}"
         ) from error
-
-
-def check_licences(models: Models, allowed: Iterable[str]) -> None:
-    """ModelError naming every model of the recipe whose licence is not in the allow-list (SPDX identifiers)."""
-    listed = sorted(set(allowed))
-    refs = {ref.name: ref for _, ref in models if isinstance(ref, ModelRef)}
-    refused = [f"{name} ({ref.licence})" for name, ref in sorted(refs.items()) if ref.licence not in listed]
-    if refused:
-        raise ModelError(
-            f"licence not allowed: {', '.join(refused)}; allowed: {', '.join(listed)}; "
-            "name another model in the recipe, or add the licence to the list if its terms suit the use"
-        )
 
 
 def load_with(loaders: Mapping[str, str], ref: ModelRef, device: str, dtype: str) -> Any:

@@ -142,3 +142,8 @@ def test_a_stage_process_takes_the_runtime_it_was_given(monkeypatch: pytest.Monk
 
 def test_the_active_recipe_of_a_fresh_checkout_is_the_demo() -> None:
     assert load_resolved(CONFIGS / "recipe.yaml") == load_recipe("demo"), "write it again with: syncd run --recipe demo"
+
+
+def test_models_outside_the_licence_allow_list_are_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"models\.licences allows MIT, but not miniature-clip \(Apache-2\.0\)"):
+        load_recipe("miniature", ("models.licences=[MIT]",))

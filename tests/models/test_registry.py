@@ -9,7 +9,7 @@ import pytest
 import tiny_models
 import torch
 
-from configs.schema import ModelRef, Models
+from configs.schema import ModelRef
 from models import registry
 from models.registry import ModelError
 
@@ -125,15 +125,6 @@ def test_a_hub_model_comes_from_the_local_cache_at_its_commit(quality, tmp_path,
     other = ref.model_copy(update={"revision": "b" * 40})
     with pytest.raises(ModelError, match=r"hf download owner/head --revision bbbb.*offline: false"):
         registry.locate(other)
-
-
-def test_licences_outside_the_allow_list_are_refused_by_name(quality):
-    free = tiny_models.ref_of(quality, "quality_head")
-    bound = free.model_copy(update={"name": "flux-dev", "licence": "LicenseRef-FLUX-1-dev-NC"})
-    models = Models(generator=bound, customizer=bound, clip=free, quality=free, identity=free, segmenter=free)
-    registry.check_licences(models, ["Apache-2.0", "LicenseRef-FLUX-1-dev-NC"])
-    with pytest.raises(ModelError, match=r"flux-dev \(LicenseRef-FLUX-1-dev-NC\); allowed: Apache-2.0"):
-        registry.check_licences(models, ["Apache-2.0"])
 
 
 def test_pin_rewrites_revisions_of_miniature_models_and_nothing_else(quality, tmp_path, monkeypatch):
