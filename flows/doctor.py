@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from configs.schema import ConfigError, Recipe, Runtime
+from configs.schema import ConfigError, ModelRef, Recipe, Runtime
 
 Verdict = Literal["ok", "note", "broken"]
 PROBE = "from data.rendering import probe_backend; p = probe_backend(); print(p['renderer'], p['version'], sep=', ')"
@@ -134,8 +134,9 @@ def _models(recipe: Recipe) -> Iterator[Check]:
     """Each model folder of the recipe, by digest."""
     from models.registry import ModelError, locate
 
-    for role in type(recipe.models).model_fields:
-        ref = getattr(recipe.models, role)
+    for role, ref in recipe.models:
+        if not isinstance(ref, ModelRef):
+            continue
         try:
             folder = locate(ref)
         except ModelError as error:

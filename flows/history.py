@@ -8,6 +8,7 @@ from pathlib import Path
 from configs.schema import ConfigError
 from data.shards import Receipt, ShardError, ShardIndex, load_index
 from flows.graph import Graph, index_path, stage_signature
+from flows.workspace import queued_mark
 
 DONE, STALE, PARTIAL, READY, WAITING = "done", "out of date", "unfinished", "not begun", "waiting"
 
@@ -78,7 +79,8 @@ def stage_state(graph: Graph, stage: str, workspace: Path) -> StageState:
     signature = current_signature(graph, stage, workspace)
     index = published(workspace, stage)
     pace = pace_of(workspace, stage, signature)
-    if index is not None and index.signature == signature:
+    queued = queued_mark(workspace, stage).exists()
+    if index is not None and index.signature == signature and not queued:
         failed = Counter(failure.reason for failure in index.failed)
         keys, shards = len(index.keys) + len(index.failed), len(index.shards)
         return StageState(stage, DONE, shards, shards, keys, keys, dict(failed), pace, index.summary)

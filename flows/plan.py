@@ -15,7 +15,7 @@ from flows.engine import plan_shards, stage_context
 from flows.graph import INPUTS_FILE, VERSIONS_FILE, Graph, load_graph, tracked_values
 from flows.history import StageState, stage_state
 from flows.worker import StageError, stage_module
-from flows.workspace import quiet_environment
+from flows.workspace import queued_mark, quiet_environment
 
 MOST_CAUSES = 3
 MOST_CHARACTERS = 24
@@ -46,6 +46,8 @@ def make_plan(
         upstream = [name for name in graph.node(stage).inputs if planned[name].would_run]
         causes = [f"after {', '.join(upstream)}"] if upstream else []
         causes = explain(changes.get(stage, []), upstream, changed_values(graph, stage, workspace)) + causes
+        if queued_mark(workspace, stage).exists():
+            causes.append("failed keys are queued again")
         state = stage_state(graph, stage, workspace)
         planned[stage] = _planned(graph, workspace, runtime, state, causes, bool(upstream), package)
     return list(planned.values())

@@ -19,7 +19,14 @@ from flows.console import say
 from flows.graph import load_graph
 from flows.plan import dvc_status
 from flows.worker import RUN_ID_VARIABLE, StageError
-from flows.workspace import choose_recipe, prepare_workspace, read_last_run, refresh_inputs, run_environment
+from flows.workspace import (
+    choose_recipe,
+    prepare_workspace,
+    queued_mark,
+    read_last_run,
+    refresh_inputs,
+    run_environment,
+)
 
 DVC_NOISE = "ERROR: failed to reproduce"
 
@@ -34,9 +41,12 @@ class StageOutcome:
 def reproduce(stage: str, workspace: str, environment: dict[str, str]) -> StageOutcome:
     """`dvc repro --single-item STAGE` as a subprocess; StageError if it fails.
 
-    The run cache is off: receipts already spare finished work, and after retry-failed it would bring back old outputs.
+    The run cache is off, since receipts already spare finished work. A stage whose failed keys were queued again is
+    forced: nothing that DVC tracks has changed, and it would bring back the old output.
     """
     command = [sys.executable, "-m", "dvc", "repro", "--single-item", "--no-run-cache", "--quiet", stage]
+    if queued_mark(Path(workspace), stage).exists():
+        command.append("--force")
     with subprocess.Popen(command, cwd=workspace, env=environment, stderr=subprocess.PIPE, text=True) as process:
         forward = threading.Thread(target=_forward_errors, args=(process.stderr,))
         forward.start()
@@ -80,8 +90,8 @@ def regenerate(
     outcomes: dict[str, StageOutcome] = {}
     for stage in graph.until(until):
         inputs_ran = any(outcomes[name].ran for name in graph.node(stage).inputs)
-        due = stage in changed or inputs_ran
+        due = stage in changed or inputs_ran or queued_mark(folder, stage).exists()
         outcomes[stage] = reproduce(stage, str(folder), environment) if due else StageOutcome(stage, ran=False)
         if not outcomes[stage].ran:
-            say(f"{stage}: up to date")
+            say(f"{stage}: {'restored from the DVC cache' if due else 'up to date'}")
     return list(outcomes.values())

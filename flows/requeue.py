@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.shards import Receipt, receipt_path
-from flows.graph import index_path, load_graph
+from flows.graph import load_graph
 from flows.history import current_signature, receipts_in, work_folder
+from flows.workspace import queued_mark
 
 
 @dataclass(frozen=True)
@@ -16,9 +17,9 @@ class Requeued:
 
 
 def requeue_failed(workspace: Path, stage: str | None = None, reason: str | None = None) -> list[Requeued]:
-    """Delete the receipts of shards with failed keys (of this `reason`), and the index of their stage.
+    """Delete the receipts of shards with failed keys (of this `reason`), and mark their stage as due.
 
-    The next run makes those shards again, and no other.
+    The next `syncd run` makes those shards again, and no other. (DVC alone sees no change, hence the mark.)
     """
     graph = load_graph(workspace)
     names = [graph.node(stage).name] if stage else list(graph.names)
@@ -31,7 +32,7 @@ def requeue_failed(workspace: Path, stage: str | None = None, reason: str | None
             continue
         for receipt in hit:
             receipt_path(folder, receipt.index).unlink()
-        index_path(workspace, name).unlink(missing_ok=True)
+        queued_mark(workspace, name).touch()
         keys = sorted(key for receipt in hit for key in _failed(receipt, reason))
         found.append(Requeued(name, keys, [receipt.index for receipt in hit]))
     return found

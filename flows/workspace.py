@@ -113,10 +113,17 @@ def _last_run_path(workspace: Path, stage: str) -> Path:
     return workspace / "artifacts" / ".work" / stage / "last_run.json"
 
 
+def queued_mark(workspace: Path, stage: str) -> Path:
+    """A file that is there while failed keys of the stage wait to be tried again."""
+    return workspace / "artifacts" / ".work" / stage / "queued"
+
+
 def write_last_run(workspace: Path, stage: str, error: str | None) -> None:
     """Leave word for the outer flow that this stage ran under the current run id, and how it ended."""
     path = _last_run_path(workspace, stage)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if error is None:
+        queued_mark(workspace, stage).unlink(missing_ok=True)
     write_atomic(path, canonical_json({"run_id": os.environ.get(RUN_ID_VARIABLE, ""), "error": error}))
 
 

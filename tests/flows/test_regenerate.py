@@ -69,7 +69,9 @@ def test_the_life_of_a_workspace(tmp_path: Path, prefect_server: str, capfd: pyt
     published.chmod(0o644)
     published.write_bytes(data)
     assert [str(published) in problem for problem in verify_chain(folder, STAGES)] == [True]
-    assert regenerate(folder)["assets"]
+    capfd.readouterr()
+    assert regenerate(folder) == {"assets": False, "prompts": False}
+    assert "assets: restored from the DVC cache" in capfd.readouterr().out
     assert {stage: digests(folder, stage) for stage in STAGES} == first
     assert verify_chain(folder, STAGES) == []
 
@@ -89,6 +91,7 @@ def test_failed_keys_are_shown_and_can_be_tried_again_alone(tmp_path: Path, pref
     assert requeue_failed(folder, reason="empty") == []
     (queued,) = requeue_failed(folder)
     assert (queued.stage, queued.keys, queued.shards) == ("assets", ["object-004"], [1])
+    assert [state.state for state in status(folder)] == ["unfinished", "done"]
     assert regenerate(folder) == {"assets": True, "prompts": True}
     assert attempts(folder)[:1] == ["assets-1"]
     assert attempts(folder).count("assets-1") == sum(line.startswith("assets") for line in attempts(folder))
