@@ -154,7 +154,9 @@ class Train(Budget):
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     lora_rank: Annotated[int, Field(ge=1, le=1024)] = 32
     lora_targets: Literal["attention", "attention_feedforward"] = "attention"
-    max_references: Annotated[int, Field(ge=1, le=8)] = Field(2, description="1 to this many, per training sample")
+    max_references: Annotated[int, Field(ge=1, le=8)] = Field(
+        2, description="1 to this many, per training sample; sets with fewer other images reuse some flipped"
+    )
     references: Literal["separate", "joint"] = Field(
         "separate", description="separate: references attend to themselves only, clean, at timestep 0"
     )

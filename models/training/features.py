@@ -40,7 +40,7 @@ class FeatureStore:
         return len(missing)
 
     def image(self, key: str, sample_id: str, flipped: bool = False) -> Features:
-        """Of one image of set `key`. Flipped ones are there for sets of one image only."""
+        """Of one image of set `key`, or of its mirror image."""
         return self._read(key, f"{'flipped' if flipped else 'image'}/{sample_id}")
 
     def text(self, key: str, prompt: str) -> Features:
@@ -64,11 +64,10 @@ def _encode_shard(customizer: Customizer, dataset: Path, entry: ShardEntry) -> b
     prompts = {""}
     for sample in read_shard(dataset, entry):
         decoded = decode_set(sample)
-        images.update({f"image/{item.sample_id}": item.image for item in decoded.images})
         prompts.update(item.prompt for item in decoded.images)
-        if len(decoded.images) == 1:
-            (only,) = decoded.images
-            images[f"flipped/{only.sample_id}"] = np.ascontiguousarray(only.image[:, ::-1])
+        for item in decoded.images:
+            images[f"image/{item.sample_id}"] = item.image
+            images[f"flipped/{item.sample_id}"] = np.ascontiguousarray(item.image[:, ::-1])
 
     features: dict[str, Features] = {}
     by_size: dict[tuple[int, ...], list[str]] = {}

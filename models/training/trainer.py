@@ -168,18 +168,19 @@ def make_batch(features: FeatureStore, samples: list[Sample], examples: list[Exa
         targets.append(features.image(sample.key, target["sample_id"]))
         texts.append(features.text(sample.key, "" if example.drop_text else target["prompt"]))
         kept = () if example.drop_references else example.references
-        references.append([features.image(sample.key, images[place]["sample_id"], example.flipped) for place in kept])
+        references.append([features.image(sample.key, images[own.place]["sample_id"], own.flipped) for own in kept])
     return TrainingBatch(targets, texts, references)
 
 
 def _consumed(sample: Sample, example: Example) -> Row:
     """What a training example took from its set, for the ledger: what was dropped is named as dropped."""
     images = sample.record["samples"]
+    kept = () if example.drop_references else example.references
     return {
         "set": sample.key,
         "target": images[example.target]["sample_id"],
-        "references": [] if example.drop_references else [images[place]["sample_id"] for place in example.references],
-        "flipped": example.flipped,
+        "references": [images[own.place]["sample_id"] for own in kept],
+        "flipped": [own.flipped for own in kept],
         "text": not example.drop_text,
     }
 

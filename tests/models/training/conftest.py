@@ -1,6 +1,6 @@
 """A small published dataset and a customization model of a few parameters, so that the loop itself is tested."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ SIDE = 8
 SETS_PER_SHARD = (3, 2, 3)
 
 
-def write_dataset(directory: Path, images_of: Callable[[int], int] = lambda number: 2 + number % 2) -> Path:
+def write_dataset(directory: Path) -> Path:
     """Sets set-0.. with images of random pixels; kept images keep their index, so indices have gaps."""
     rng = np.random.default_rng(0)
     entries, number = [], 0
@@ -24,7 +24,7 @@ def write_dataset(directory: Path, images_of: Callable[[int], int] = lambda numb
         with ShardWriter(directory, "shard", "s" * 64, shard) as out:
             for _ in range(size):
                 key, files, samples = f"set-{number}", {}, []
-                for place in range(images_of(number)):
+                for place in range(2 + number % 2):
                     index = place + number % 2
                     files[f"{index}.png"] = encode_png(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
                     files[f"{index}.mask.png"] = encode_png(np.ones((SIDE, SIDE), dtype=bool))
@@ -91,11 +91,6 @@ def hash_of(prompt: str) -> float:
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("dataset"))
-
-
-@pytest.fixture
-def make_dataset(tmp_path: Path) -> Callable[[Callable[[int], int]], Path]:
-    return lambda images_of: write_dataset(tmp_path / "dataset", images_of)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 
 from configs.schema import Train
-from models.training.examples import Example, draw_example
+from models.training.examples import Example, Reference, draw_example
 
 SECTION = Train(drop_text=0.1, drop_image=0.2, drop_both=0.05, max_references=2)
 
@@ -15,12 +15,24 @@ def draws(images: int, section: Train = SECTION, count: int = 4000) -> list[Exam
 
 
 def test_references_are_other_images_without_repetition() -> None:
-    for images in (2, 3, 5):
+    for images in (3, 5):
         for example in draws(images, count=300):
-            assert example.target not in example.references
-            assert len(set(example.references)) == len(example.references)
-            assert 1 <= len(example.references) <= min(2, images - 1)
-            assert not example.flipped
+            places = [reference.place for reference in example.references]
+            assert example.target not in places
+            assert len(set(places)) == len(places)
+            assert not any(reference.flipped for reference in example.references)
+
+
+def test_a_set_with_too_few_images_reuses_others_flipped_each_once() -> None:
+    section = SECTION.model_copy(update={"max_references": 5})
+    counts = Counter()
+    for example in draws(3, section):
+        counts[len(example.references)] += 1
+        assert len(set(example.references)) == len(example.references)
+        assert example.target not in [reference.place for reference in example.references]
+        flipped = [reference for reference in example.references if reference.flipped]
+        assert len(flipped) == max(0, len(example.references) - 2), "flipped only when no other image is left"
+    assert set(counts) == {1, 2, 3, 4}, "two others and their mirror images are all there is"
 
 
 @pytest.mark.parametrize("most", [1, 2, 3])
@@ -34,15 +46,14 @@ def test_the_number_of_references_is_uniform_up_to_the_most(most: int) -> None:
 def test_every_image_is_target_and_reference_equally_often() -> None:
     examples = draws(3)
     targets = Counter(example.target for example in examples)
-    references = Counter(example.references[0] for example in examples)
+    references = Counter(example.references[0].place for example in examples)
     assert all(abs(targets[place] / 4000 - 1 / 3) < 0.03 for place in range(3))
     assert all(abs(references[place] / 4000 - 1 / 3) < 0.03 for place in range(3))
 
 
 def test_an_only_image_is_its_own_reference_flipped() -> None:
     for example in draws(1, count=50):
-        assert example.references == (example.target,)
-        assert example.flipped
+        assert example.references == (Reference(example.target, flipped=True),)
 
 
 def test_conditions_are_dropped_as_often_as_asked_and_exclude_each_other() -> None:

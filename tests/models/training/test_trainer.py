@@ -97,15 +97,16 @@ def test_every_epoch_consumes_every_set_once(dataset: Path, tmp_path: Path, cust
 
 
 def test_the_batch_holds_the_features_that_the_ledger_names(dataset: Path, tmp_path: Path, customizer: Any) -> None:
-    run = run_of(dataset, tmp_path, customizer)
+    run = run_of(dataset, tmp_path, customizer, SECTION.model_copy(update={"max_references": 3}))
     history = train(run)
     texts_dropped = references_dropped = 0
     for row, batch in zip(history.ledger, customizer.batches, strict=True):
         for place, item in enumerate(row["samples"]):
             expected = run.features.image(item["set"], item["target"])
             assert torch.equal(batch.targets[place]["tokens"], expected["tokens"])
-            for name, given in zip(item["references"], batch.references[place], strict=True):
-                assert torch.equal(given["tokens"], run.features.image(item["set"], name)["tokens"])
+            named = zip(item["references"], item["flipped"], batch.references[place], strict=True)
+            for name, flipped, given in named:
+                assert torch.equal(given["tokens"], run.features.image(item["set"], name, flipped)["tokens"])
             number, index = item["target"].removeprefix("set-").split("-")
             prompt = f"a mug {number} {index}" if item["text"] else ""
             assert torch.equal(batch.texts[place]["pooled"], run.features.text(item["set"], prompt)["pooled"])
