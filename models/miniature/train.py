@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 TRAIN_POOL, TRAIN_OBJECTS = 16_000, 12_400
 EVAL_OBJECTS = 1_000
 VIEWS_PER_OBJECT = 4
-STEPS = {"vae": 850, "flux": 3_000, "clip": 800, "dino": 700, "segmenter": 500, "quality": 600, "decoder": 700}
+STEPS = {"vae": 856, "flux": 3_906, "dino": 374, "clip": 512, "segmenter": 560, "quality": 600}
 """Optimizer steps of each net at `steps_scale` 1."""
 
 
@@ -69,18 +69,17 @@ def finish(
     autoencoder = once("vae", vae.build(), lambda: vae.train(views, budgets["vae"], seed, work_dir))
     vae.set_latent_statistics(autoencoder, views)
     flux_nets = once("flux", flux.build(), lambda: _train_flux(views, autoencoder, budgets["flux"], seed, work_dir))
-    clip_net = once("clip", clip.build(), lambda: clip.train(views, budgets["clip"], seed, work_dir))
     dino_net = once("dino", dino.build(), lambda: dino.train(views, budgets["dino"], seed, work_dir))
+    clip_net = once(
+        "clip",
+        clip.build(),
+        lambda: clip.train(views, dino.crops(views, True), dino_net, budgets["clip"], seed, work_dir),
+    )
     seg_net = once("segmenter", segmenter.build(), lambda: segmenter.train(views, budgets["segmenter"], seed, work_dir))
     head = once(
         "quality",
         quality.build(clip.PROJECTION),
         lambda: quality.train(clip_net, views, budgets["quality"], seed, work_dir),
-    )
-    once(
-        "decoder",
-        autoencoder,
-        lambda: (autoencoder, vae.refine_decoder(autoencoder, views, budgets["decoder"], seed, work_dir)),
     )
     flux.save(autoencoder, flux_nets, out_dir / "flux")
     clip.save(clip_net, out_dir / "clip")

@@ -7,21 +7,33 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    Dinov2Model,
+)
 
 from models.miniature.dataset import SIZE, Views
 from models.miniature.scenes import OTHER_OBJECTS, SCENES, full_caption
 from models.miniature.tokenizers import LENGTH, SPECIAL, build_tokenizer, vocabulary_size
+from models.miniature.training.attributes import KINDS, attribute_labels, jittered
 from models.miniature.training.captions import draw_caption
-from models.miniature.training.common import Budget, Cost, epochs, fit, save_half, to_tensor
+from models.miniature.training.common import Budget, Cost, fit, save_half, to_tensor
 from models.miniature.world import CATEGORIES, COLOURS, PATTERNS, caption, with_article
 
 BATCH = 128
 WIDTH = 128
 TEXT_WIDTH = 128
 PROJECTION = 128
-HINT_WEIGHT = 0.5
-KINDS = {"category": CATEGORIES, "primary": tuple(COLOURS), "secondary": tuple(COLOURS), "pattern": PATTERNS}
+HINT_WEIGHT = 2.0
+"""Of the mean over the hints."""
+CROPPED = 0.4
+"""Share of batches that show crops around the object, where it is largest."""
+ONE_SCENE = 0.5
+"""Share of batches whose views all have the same scene: there the object alone tells them apart."""
 
 
 def build() -> CLIPModel:
@@ -70,24 +82,61 @@ class Trained(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(WIDTH, size) for size in sizes)
 
 
-def train(views: Views, budget: Budget, seed: int, work_dir: Path) -> tuple[CLIPModel, Cost]:
-    """Symmetric contrastive loss; captions that describe several images of a batch alike share the target."""
+def start_from(clip: CLIPModel, dino: Dinov2Model, pixels: Tensor) -> None:
+    """Give the vision tower the weights of an identity encoder of the same shape.
+
+    CLIP has no patch bias, which goes into the positions; no layer scale, which goes into the projections; and one
+    more norm in front, which is made to keep the size that the embeddings of `pixels` (N, 3, 64, 64) have.
+    """
+    vision, embeddings = clip.vision_model, dino.embeddings
+    with torch.no_grad():
+        vision.embeddings.patch_embedding.weight.copy_(embeddings.patch_embeddings.projection.weight)
+        vision.embeddings.class_embedding.copy_(embeddings.cls_token.flatten())
+        positions = embeddings.position_embeddings[0].clone()
+        positions[1:] += embeddings.patch_embeddings.projection.bias
+        vision.embeddings.position_embedding.weight.copy_(positions)
+        vision.pre_layrnorm.weight.fill_(embeddings(pixels)[:, 1:].std(dim=-1).mean())
+        for ours, theirs in zip(vision.encoder.layers, dino.encoder.layer, strict=True):
+            for name, norm in (("layer_norm1", theirs.norm1), ("layer_norm2", theirs.norm2)):
+                getattr(ours, name).load_state_dict(norm.state_dict())
+            for name in ("q_proj", "k_proj", "v_proj"):
+                getattr(ours.self_attn, name).load_state_dict(getattr(theirs.attention, name).state_dict())
+            ours.mlp.fc1.load_state_dict(theirs.mlp.fc1.state_dict())
+            for layer, source, scale in (
+                (ours.self_attn.out_proj, theirs.attention.o_proj, theirs.layer_scale1.lambda1),
+                (ours.mlp.fc2, theirs.mlp.fc2, theirs.layer_scale2.lambda1),
+            ):
+                layer.weight.copy_(source.weight * scale[:, None])
+                layer.bias.copy_(source.bias * scale)
+        vision.post_layernorm.load_state_dict(dino.layernorm.state_dict())
+
+
+def train(
+    views: Views, crops: np.ndarray, dino: Dinov2Model, budget: Budget, seed: int, work_dir: Path
+) -> tuple[CLIPModel, Cost]:
+    """Symmetric contrastive loss from the identity encoder on; equal captions in a batch share the target.
+
+    `crops` (V, 64, 64, 3) uint8 show the objects of the views from near.
+    """
     torch.manual_seed(seed)
     nets = Trained()
+    start_from(nets.clip, dino, to_tensor(crops[:64]))
     nets.clip.set_attn_implementation("eager")  # its bfloat16 backward pass is the fastest on a CPU
     tokenizer = build_tokenizer(start=True)
     draws, shifts = Random(seed), torch.Generator().manual_seed(seed)
-    batch = min(BATCH, len(views))
-    batches = epochs(len(views), batch, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
     specs = views.specs()
     labels = attribute_labels(views)
+    by_scene = [rows for scene in range(len(SCENES)) if len(rows := np.flatnonzero(views.scenes == scene)) > 1]
+    batch = min(BATCH, min(len(rows) for rows in by_scene))
 
     def loss_of(_: int) -> Tensor:
-        rows = next(batches)
+        pool = by_scene[rng.integers(len(by_scene))] if rng.random() < ONE_SCENE else len(views)
+        rows = rng.choice(pool, batch, replace=False)
         captions = [draw_caption(specs[views.objects[row]], views.scenes[row], views.other(row), draws) for row in rows]
         tokens = tokenizer(captions, padding="longest", return_tensors="pt")
-        pixels = jittered(to_tensor(views.images[rows]), shifts)
-        vision = nets.clip.vision_model(pixel_values=pixels)
+        shown = crops if rng.random() < CROPPED else views.images
+        vision = nets.clip.vision_model(pixel_values=jittered(to_tensor(shown[rows]), shifts))
         images = normalize(nets.clip.visual_projection(vision.pooler_output).float(), dim=-1)
         texts = nets.clip.get_text_features(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
         texts = normalize(texts.pooler_output.float(), dim=-1)
@@ -101,30 +150,8 @@ def train(views: Views, budget: Budget, seed: int, work_dir: Path) -> tuple[CLIP
         )
         return loss + HINT_WEIGHT * hints / len(nets.heads)
 
-    cost = fit("clip", nets, budget, 1e-3, batch, loss_of, work_dir)
+    cost = fit("clip", nets, budget, 1.5e-3, batch, loss_of, work_dir)
     return nets.clip, cost
-
-
-def attribute_labels(views: Views) -> Tensor:
-    """(V, 6): category, primary, secondary, pattern, scene, prop (0 for none)."""
-    by_object = np.array([[KINDS[kind].index(getattr(spec, kind)) for kind in KINDS] for spec in views.specs()])
-    columns = [by_object[views.objects], views.scenes[:, None], views.others[:, None] + 1]
-    return torch.from_numpy(np.concatenate(columns, axis=1))
-
-
-def jittered(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Shifted by up to 3 pixels, brightness and contrast a little off, noise: views of one image differ so."""
-    count, _, size, _ = pixels.shape
-    padded = torch.nn.functional.pad(pixels, (3, 3, 3, 3), mode="replicate")
-    offsets = torch.randint(0, 7, (count, 2), generator=generator)
-    rows = offsets[:, :1] + torch.arange(size)
-    columns = offsets[:, 1:] + torch.arange(size)
-    each = torch.arange(count)[:, None, None]
-    moved = padded.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-    gain = 1 + 0.1 * (torch.rand(count, 1, 1, 1, generator=generator) - 0.5)
-    level = 0.1 * (torch.rand(count, 1, 1, 1, generator=generator) - 0.5)
-    noise = torch.randn(moved.shape, generator=generator) * 0.08 * torch.rand(count, 1, 1, 1, generator=generator)
-    return moved * gain + level + noise
 
 
 def same_caption(captions: list[str]) -> Tensor:

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, normalize
 from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
 from models.miniature.dataset import SIZE, Views
-from models.miniature.training.clip import KINDS, attribute_labels, jittered
+from models.miniature.training.attributes import KINDS, attribute_labels, jittered, plane_positions
 from models.miniature.training.common import Budget, Cost, fit, save_half, to_tensor
 from models.scorers.crops import square_crop
 
@@ -19,8 +19,12 @@ BATCH = 128
 """Crops in a batch: two of each of 64 objects."""
 CATEGORIES_IN_BATCH = 4
 """So that most negatives share the category and differ in colours, pattern or shape alone."""
+FEW_CATEGORIES_SHARE = 0.5
+"""Share of such batches; the others hold any categories."""
 TEMPERATURE = 0.1
-HINT_WEIGHT = 0.5
+HINT_WEIGHTS = {"category": 1.0, "primary": 0.5, "secondary": 0.5, "pattern": 0.5}
+POSITION_SIZE = 0.2
+"""Amplitude of the initial positions, near that of the embedded patches."""
 
 
 def build() -> Dinov2Model:
@@ -70,6 +74,8 @@ def train(views: Views, budget: Budget, seed: int, work_dir: Path) -> tuple[Dino
     """Contrastive over identities: two views of an object in different scenes, with or without background."""
     torch.manual_seed(seed)
     nets = Trained()
+    with torch.no_grad():
+        nets.dino.embeddings.position_embeddings[0, 1:] = POSITION_SIZE * plane_positions(SIZE // 8, WIDTH)
     nets.dino.set_attn_implementation("eager")  # its bfloat16 backward pass is the fastest on a CPU
     rng, shifts = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     stacks = (crops(views, True), crops(views, False))
@@ -80,7 +86,10 @@ def train(views: Views, budget: Budget, seed: int, work_dir: Path) -> tuple[Dino
     batch = 2 * min(BATCH // 2, len(views_of))
 
     def loss_of(_: int) -> Tensor:
-        objects = _draw_objects(categories, batch // 2, rng)
+        few = rng.random() < FEW_CATEGORIES_SHARE
+        objects = (
+            _draw_objects(categories, batch // 2, rng) if few else rng.choice(len(views_of), batch // 2, replace=False)
+        )
         pairs = np.array([rng.choice(views_of[place], 2, replace=False) for place in objects])
         rows = np.concatenate([pairs[:, 0], pairs[:, 1]])
         masked = rng.random(len(rows)) < 0.5
@@ -91,10 +100,13 @@ def train(views: Views, budget: Budget, seed: int, work_dir: Path) -> tuple[Dino
         logits.fill_diagonal_(-1e4)
         half = len(rows) // 2
         partner = (torch.arange(len(rows)) + half) % len(rows)
-        hints = sum(cross_entropy(head(tokens).float(), labels[rows, column]) for column, head in enumerate(nets.heads))
-        return cross_entropy(logits, partner) + HINT_WEIGHT * hints / len(nets.heads)
+        hints = sum(
+            weight * cross_entropy(head(tokens).float(), labels[rows, column])
+            for column, (head, weight) in enumerate(zip(nets.heads, HINT_WEIGHTS.values(), strict=True))
+        )
+        return cross_entropy(logits, partner) + hints
 
-    cost = fit("dino", nets, budget, 1e-3, batch, loss_of, work_dir)
+    cost = fit("dino", nets, budget, 2e-3, batch, loss_of, work_dir)
     return nets.dino, cost
 
 

@@ -21,7 +21,7 @@ from models.miniature.training.common import Cost, write_json
 from models.miniature.world import caption
 from models.scorers.quality import QualityScorer
 
-SAMPLES = 300
+SAMPLES = 200
 STEPS = 24
 TRUE_CFG = 2.5
 BATCH = 50

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy, interpolate
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessorPil
 
 from models.miniature.dataset import SIZE, Views
-from models.miniature.training.clip import jittered
+from models.miniature.training.attributes import jittered
 from models.miniature.training.common import Budget, Cost, epochs, fit, save_half, to_tensor
 
 BATCH = 32
@@ -20,14 +20,14 @@ def build() -> SegformerForSemanticSegmentation:
     return SegformerForSemanticSegmentation(
         SegformerConfig(
             num_encoder_blocks=3,
-            depths=[1, 2, 2],
+            depths=[1, 1, 1],
             sr_ratios=[4, 2, 1],
-            hidden_sizes=[32, 64, 128],
+            hidden_sizes=[16, 48, 96],
             patch_sizes=[7, 3, 3],
             strides=[2, 2, 2],
-            num_attention_heads=[1, 2, 4],
+            num_attention_heads=[1, 2, 3],
             mlp_ratios=[2, 2, 2],
-            decoder_hidden_size=64,
+            decoder_hidden_size=32,
             hidden_dropout_prob=0.0,
             classifier_dropout_prob=0.0,
             drop_path_rate=0.0,
@@ -59,7 +59,7 @@ def train(views: Views, budget: Budget, seed: int, work_dir: Path) -> tuple[Segf
         logits = interpolate(net(pixel_values=moved[:, :3]).logits.float(), size=SIZE, mode="bilinear")
         return cross_entropy(logits, (moved[:, 3] > 0).long())
 
-    cost = fit("segmenter", net, budget, 2e-3, batch, loss_of, work_dir)
+    cost = fit("segmenter", net, budget, 4e-3, batch, loss_of, work_dir)
     return net, cost
 
 

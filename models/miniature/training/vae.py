@@ -14,8 +14,6 @@ BATCH = 16
 DEPTHS = 3
 """Depth conditions in a batch; the first of them is blank in every second batch."""
 KL_WEIGHT = 1e-6
-REFINE_NOISE = 0.05
-"""Deviation of the noise on latents while the decoder is refined: the generator's latents are not exact either."""
 OBJECT_WEIGHT = 1.5
 """Added weight of object pixels: patterns live there."""
 
@@ -60,27 +58,6 @@ def train(views: Views, budget: Budget, seed: int, work_dir: Path) -> tuple[Auto
     cost = fit("vae", vae, budget, 2e-3, batch, loss_of, work_dir)
     set_latent_statistics(vae, views)
     return vae, cost
-
-
-def refine_decoder(vae: AutoencoderKL, views: Views, budget: Budget, seed: int, work_dir: Path) -> Cost:
-    """Go on with the decoder alone: the latents, which the generator may already be learning, stay as they are."""
-    vae.encoder.requires_grad_(False)
-    batch = min(BATCH, len(views))
-    batches = epochs(len(views), batch, np.random.default_rng(seed + 1))
-    torch.manual_seed(seed + 1)
-
-    def loss_of(_: int) -> Tensor:
-        rows = next(batches)
-        images = to_tensor(views.images[rows])
-        weight = 1 + OBJECT_WEIGHT * torch.from_numpy(views.masks[rows])[:, None].float()
-        with torch.no_grad():
-            latents = vae.encode(images).latent_dist.mode()
-            latents = latents + REFINE_NOISE * torch.randn_like(latents)
-        return reconstruction_loss(vae.decode(latents).sample.float(), images, weight)
-
-    cost = fit("decoder", vae.decoder, budget, 2e-3, batch, loss_of, work_dir)
-    vae.requires_grad_(True).eval()
-    return cost
 
 
 def set_latent_statistics(vae: AutoencoderKL, views: Views) -> None:
