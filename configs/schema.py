@@ -44,10 +44,15 @@ class Models(Section):
     identity: ModelRef = Field(description="DINOv2: identity scores")
     segmenter: ModelRef = Field(description="foreground masks of images that have no render")
 
+    @property
+    def by_role(self) -> dict[str, ModelRef]:
+        return {role: ref for role, ref in self if isinstance(ref, ModelRef)}
+
     @model_validator(mode="after")
     def _licences_allowed(self) -> "Models":
-        refs = {ref.name: ref for _, ref in self if isinstance(ref, ModelRef)}
-        refused = [f"{name} ({ref.licence})" for name, ref in sorted(refs.items()) if ref.licence not in self.licences]
+        refused = sorted(
+            {f"{ref.name} ({ref.licence})" for ref in self.by_role.values() if ref.licence not in self.licences}
+        )
         if refused:
             raise ValueError(
                 f"models.licences allows {', '.join(self.licences)}, but not {', '.join(refused)}; name another model, "

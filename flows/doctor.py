@@ -134,7 +134,7 @@ def _models(recipe: Recipe) -> Iterator[Check]:
     """Each model folder of the recipe, by digest."""
     from models.registry import ModelError, locate
 
-    for role, ref in recipe.models:
+    for role, ref in recipe.models.by_role.items():
         if not isinstance(ref, ModelRef):
             continue
         try:

@@ -57,7 +57,7 @@ def write_report(ctx: StageContext, out_dir: Path) -> dict[str, Any]:
     links = [link for view in statements.values() for link in view.links]
     broken = sum(not link.holds for link in links)
     failed = pipeline.failures(indexes)
-    miniature = any(model.source.startswith("miniature:") for _, model in ctx.recipe.models)
+    miniature = any(model.source.startswith("miniature:") for model in ctx.recipe.models.by_role.values())
     source = " (miniature)" if miniature else ""
     page = _template().render(
         name=ctx.recipe.name,
