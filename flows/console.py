@@ -153,6 +153,7 @@ def stage_progress(stage: str, level: str = "info") -> Iterator[StageProgress]:
     for name in LOGGERS:
         logger = logging.getLogger(name)
         logger.setLevel(level.upper())
+        logger.propagate = False  # Prefect prints what reaches the root
         logger.addHandler(handler)
     try:
         yield show
@@ -160,6 +161,7 @@ def stage_progress(stage: str, level: str = "info") -> Iterator[StageProgress]:
         show.close()
         for name in LOGGERS:
             logging.getLogger(name).removeHandler(handler)
+            logging.getLogger(name).propagate = True
 
 
 def keys_begun(work_dir: Path, since: float) -> int:
