@@ -24,7 +24,7 @@ def command(workspace: Path, objects: int, workers: int) -> list[str]:
     settings = [
         f"assets.count={objects}",
         "render.shard_size=4",
-        "generate.shard_size=4",
+        "generate.shard_size=2",
         "generate.steps=8",
         "select.min_quality=-10",
         "select.min_identity=-1",
