@@ -8,9 +8,6 @@ compare ratios within a table, not milliseconds between machines.
 """
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -19,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.common import interleaved
 from models.flux.dense import DenseAttnProcessor
 from models.flux.layout import image_ids, text_ids
 from models.flux.processor import SharedAttnProcessor
@@ -38,20 +36,6 @@ def ragged_masks(images: int, side: int, share: float, generator: torch.Generato
         left = int(torch.randint(side - width + 1, (1,), generator=generator))
         mask[top : top + height, left : left + width] = True
     return masks.flatten(1)
-
-
-def interleaved(calls: dict[str, Callable[[], Tensor]], repeats: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each call, one of each per round after a warm-up round."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for round_ in range(repeats + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if round_:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def compare(options: argparse.Namespace, transformer: FluxTransformer2DModel, size: int, share: float) -> list[str]:

@@ -10,9 +10,7 @@ ratios, not milliseconds between machines.
 """
 
 import argparse
-import statistics
 import time
-from collections.abc import Callable
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -21,25 +19,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.common import interleaved
 from models.flux.layout import image_ids, text_ids
 from models.flux.reference import Reference, install, reference_keys
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def interleaved(calls: dict[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each call, one of each per round after a warm-up round."""
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for round_ in range(repeats + 1):
-        for name, call in calls.items():
-            start = clock()
-            call()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if round_:
-                times[name].append(clock() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def compare(options: argparse.Namespace, transformer: FluxTransformer2DModel, count: int) -> list[str]:
@@ -77,6 +61,7 @@ def compare(options: argparse.Namespace, transformer: FluxTransformer2DModel, co
         },
         options.repeats,
         device,
+        clock=time.perf_counter if device.type == "cuda" else time.process_time,
     )
     steps = options.steps
     plain = steps * seconds["without"]

@@ -15,28 +15,28 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.common import markdown, pipeline_command, run_pipeline
 from data.shards import sha256_file
 
 STAGES = ("render", "generate", "select", "shard")
 
 
+SETTINGS = (
+    "render.shard_size=4",
+    "generate.shard_size=2",
+    "generate.steps=8",
+    "select.min_quality=-10",
+    "select.min_identity=-1",
+    "select.max_identity=1",
+)
+
+
 def command(workspace: Path, objects: int, workers: int) -> list[str]:
-    settings = [
-        f"assets.count={objects}",
-        "render.shard_size=4",
-        "generate.shard_size=2",
-        "generate.steps=8",
-        "select.min_quality=-10",
-        "select.min_identity=-1",
-        "select.max_identity=1",
-    ]
-    overrides = [word for setting in settings for word in ("--set", setting)]
-    where = ["--workspace", str(workspace), "--workers", str(workers), "--until", "shard"]
-    return [sys.executable, "-m", "flows.cli", "run", "--recipe", "demo", *where, *overrides]
+    return pipeline_command(workspace, "demo", "shard", workers, [f"assets.count={objects}", *SETTINGS])
 
 
 def run(workspace: Path, objects: int, workers: int) -> None:
-    subprocess.run(command(workspace, objects, workers), check=True, stdout=subprocess.DEVNULL)
+    run_pipeline(workspace, "demo", "shard", workers, [f"assets.count={objects}", *SETTINGS])
 
 
 def receipts(workspace: Path, stage: str) -> dict[str, int]:
@@ -91,9 +91,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="syncd-digests-"))
     found = compare(folder, options.objects)
-    print("| run | " + " | ".join(STAGES) + " |\n|---|" + "---|" * len(STAGES))
-    for name, row in found.items():
-        print(f"| {name} | " + " | ".join(row[stage][:16] for stage in STAGES) + " |")
+    print(markdown(["run", *STAGES], [[name, *(row[stage][:16] for stage in STAGES)] for name, row in found.items()]))
     equal = len({tuple(row.values()) for row in found.values()}) == 1
     print("all equal" if equal else "NOT EQUAL")
     sys.exit(0 if equal else 1)

@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import markdown
 from data.shards import Receipt, ShardError, ShardIndex, load_index, load_receipt
 
 STAGES = ("assets", "prompts", "render", "generate", "score", "select", "shard", "train", "evaluate", "report")
@@ -89,11 +90,11 @@ def _counted(stage: str, index: ShardIndex) -> tuple[str, int]:
 
 def table(rows: Sequence[Row]) -> str:
     """Markdown. `per worker` divides by the time workers were busy, `in all` by the time that passed."""
-    header = (
+    head = (
         "stage", "shards", "count", "unit", "failed", "per worker /s", "in all /s", "shard s (median)", "wall s",
         "peak MB", "output MB",
     )  # fmt: skip
-    lines = [header, tuple("---" for _ in header)]
+    lines = []
     for row in rows:
         lines.append(
             (
@@ -110,7 +111,7 @@ def table(rows: Sequence[Row]) -> str:
                 f"{row.megabytes:.2f}",
             )
         )
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown(head, lines)
 
 
 def _rate(count: int, seconds: float) -> str:

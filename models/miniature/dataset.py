@@ -74,11 +74,11 @@ def objects_of(split: str, pool: int, seed: int) -> list[ObjectSpec]:
 
 
 def render_views(specs: Sequence[ObjectSpec], per_object: int, seed: int, folder: Path, workers: int) -> Views:
-    """`per_object` views of every object, each in a scene of its own; chunks already in `folder` are kept."""
+    """`per_object` views of every object, each in its own scene; chunks of these objects in `folder` are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     chunks = [[spec.id for spec in specs[start : start + CHUNK]] for start in range(0, len(specs), CHUNK)]
     jobs = [(ids, folder / f"{number:05d}.npz") for number, ids in enumerate(chunks)]
-    missing = [job for job in jobs if not job[1].exists()]
+    missing = [job for job in jobs if not _holds(*job, per_object)]
     render = partial(_render_chunk, per_object=per_object, seed=seed)
     if workers == 1:
         for job in missing:
@@ -87,6 +87,13 @@ def render_views(specs: Sequence[ObjectSpec], per_object: int, seed: int, folder
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             list(pool.map(render, missing))
     return _read([path for _, path in jobs])
+
+
+def _holds(ids: list[str], path: Path, per_object: int) -> bool:
+    if not path.exists():
+        return False
+    with np.load(path) as chunk:
+        return chunk["ids"].tolist() == ids and len(chunk["objects"]) == len(ids) * per_object
 
 
 def _render_chunk(job: tuple[list[str], Path], per_object: int, seed: int) -> None:

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 TRAIN_POOL, TRAIN_OBJECTS = 16_000, 12_400
 EVAL_OBJECTS = 1_000
 VIEWS_PER_OBJECT = 4
-STEPS = {"vae": 856, "flux": 3_906, "dino": 374, "clip": 512, "segmenter": 560, "quality": 600}
+STEPS = {"vae": 2_600, "flux": 9_000, "dino": 1_500, "clip": 2_500, "segmenter": 900, "quality": 600}
 """Optimizer steps of each net at `steps_scale` 1."""
 
 
@@ -73,7 +73,9 @@ def finish(
     clip_net = once(
         "clip",
         clip.build(),
-        lambda: clip.train(views, dino.crops(views, True), dino_net, budgets["clip"], seed, work_dir),
+        lambda: clip.train(
+            views, (dino.crops(views, True), dino.depth_crops(views)), dino_net, budgets["clip"], seed, work_dir
+        ),
     )
     seg_net = once("segmenter", segmenter.build(), lambda: segmenter.train(views, budgets["segmenter"], seed, work_dir))
     head = once(

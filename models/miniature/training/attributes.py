@@ -32,6 +32,17 @@ def jittered(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return moved * gain + level + noise
 
 
+def patch_depth_loss(predicted: Tensor, depths: Tensor) -> Tensor:
+    """Mean squared error of the depth in each patch, predicted from the patch's token.
+
+    A dense target teaches a small ViT shapes with far fewer images than the class labels alone. `predicted`
+    (N, P * P, (S / P) ** 2), `depths` (N, S, S).
+    """
+    side = round(predicted.shape[2] ** 0.5)
+    patches = depths.unfold(1, side, side).unfold(2, side, side).reshape(predicted.shape)
+    return (predicted.float() - patches).square().mean()
+
+
 def plane_positions(side: int, width: int) -> Tensor:
     """(side * side, width) sines and cosines of row and column, one quarter of the channels each.
 

@@ -19,17 +19,19 @@ from transformers import (
 from models.miniature.dataset import SIZE, Views
 from models.miniature.scenes import OTHER_OBJECTS, SCENES, full_caption
 from models.miniature.tokenizers import LENGTH, SPECIAL, build_tokenizer, vocabulary_size
-from models.miniature.training.attributes import KINDS, attribute_labels, jittered
+from models.miniature.training.attributes import KINDS, attribute_labels, jittered, patch_depth_loss
 from models.miniature.training.captions import draw_caption
 from models.miniature.training.common import Budget, Cost, fit, save_half, to_tensor
 from models.miniature.world import CATEGORIES, COLOURS, PATTERNS, caption, with_article
 
 BATCH = 128
 WIDTH = 128
+PATCH = 8
 TEXT_WIDTH = 128
 PROJECTION = 128
 HINT_WEIGHT = 2.0
 """Of the mean over the hints."""
+DEPTH_WEIGHT = 4.0
 CROPPED = 0.4
 """Share of batches that show crops around the object, where it is largest."""
 ONE_SCENE = 0.5
@@ -56,7 +58,7 @@ def build() -> CLIPModel:
         num_hidden_layers=4,
         num_attention_heads=4,
         image_size=SIZE,
-        patch_size=8,
+        patch_size=PATCH,
         hidden_act="gelu",
         projection_dim=PROJECTION,
     )
@@ -73,13 +75,14 @@ def processor() -> CLIPImageProcessorPil:
 
 
 class Trained(nn.Module):
-    """The model with heads that name category, colours, pattern, scene and prop: they speed up its image side."""
+    """The model with heads that name what is to be seen and draw the depth: they speed up its image side."""
 
     def __init__(self) -> None:
         super().__init__()
         self.clip = build()
         sizes = [*(len(values) for values in KINDS.values()), len(SCENES), len(OTHER_OBJECTS) + 1]
         self.heads = nn.ModuleList(nn.Linear(WIDTH, size) for size in sizes)
+        self.depth = nn.Linear(WIDTH, PATCH**2)
 
 
 def start_from(clip: CLIPModel, dino: Dinov2Model, pixels: Tensor) -> None:
@@ -112,15 +115,20 @@ def start_from(clip: CLIPModel, dino: Dinov2Model, pixels: Tensor) -> None:
 
 
 def train(
-    views: Views, crops: np.ndarray, dino: Dinov2Model, budget: Budget, seed: int, work_dir: Path
+    views: Views,
+    crops: tuple[np.ndarray, np.ndarray],
+    dino: Dinov2Model,
+    budget: Budget,
+    seed: int,
+    work_dir: Path,
 ) -> tuple[CLIPModel, Cost]:
     """Symmetric contrastive loss from the identity encoder on; equal captions in a batch share the target.
 
-    `crops` (V, 64, 64, 3) uint8 show the objects of the views from near.
+    `crops` show the objects of the views from near: (V, 64, 64, 3) uint8 and their depth conditions (V, 64, 64).
     """
     torch.manual_seed(seed)
     nets = Trained()
-    start_from(nets.clip, dino, to_tensor(crops[:64]))
+    start_from(nets.clip, dino, to_tensor(crops[0][:64]))
     nets.clip.set_attn_implementation("eager")  # its bfloat16 backward pass is the fastest on a CPU
     tokenizer = build_tokenizer(start=True)
     draws, shifts = Random(seed), torch.Generator().manual_seed(seed)
@@ -135,8 +143,9 @@ def train(
         rows = rng.choice(pool, batch, replace=False)
         captions = [draw_caption(specs[views.objects[row]], views.scenes[row], views.other(row), draws) for row in rows]
         tokens = tokenizer(captions, padding="longest", return_tensors="pt")
-        shown = crops if rng.random() < CROPPED else views.images
-        vision = nets.clip.vision_model(pixel_values=jittered(to_tensor(shown[rows]), shifts))
+        shown, depths = crops if rng.random() < CROPPED else (views.images, views.depths)
+        moved = jittered(torch.cat([to_tensor(shown[rows]), to_tensor(depths[rows])[:, :1]], dim=1), shifts)
+        vision = nets.clip.vision_model(pixel_values=moved[:, :3])
         images = normalize(nets.clip.visual_projection(vision.pooler_output).float(), dim=-1)
         texts = nets.clip.get_text_features(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
         texts = normalize(texts.pooler_output.float(), dim=-1)
@@ -148,9 +157,10 @@ def train(
             cross_entropy(head(vision.pooler_output).float(), labels[rows, column])
             for column, head in enumerate(nets.heads)
         )
-        return loss + HINT_WEIGHT * hints / len(nets.heads)
+        depth = patch_depth_loss(nets.depth(vision.last_hidden_state[:, 1:]), moved[:, 3])
+        return loss + HINT_WEIGHT * hints / len(nets.heads) + DEPTH_WEIGHT * depth
 
-    cost = fit("clip", nets, budget, 1.5e-3, batch, loss_of, work_dir)
+    cost = fit("clip", nets, budget, 5e-4, batch, loss_of, work_dir)
     return nets.clip, cost
 
 

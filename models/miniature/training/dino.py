@@ -10,11 +10,12 @@ from torch.nn.functional import cross_entropy, normalize
 from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
 from models.miniature.dataset import SIZE, Views
-from models.miniature.training.attributes import KINDS, attribute_labels, jittered, plane_positions
+from models.miniature.training.attributes import KINDS, attribute_labels, jittered, patch_depth_loss, plane_positions
 from models.miniature.training.common import Budget, Cost, fit, save_half, to_tensor
 from models.scorers.crops import square_crop
 
 WIDTH = 128
+PATCH = 8
 BATCH = 128
 """Crops in a batch: two of each of 64 objects."""
 CATEGORIES_IN_BATCH = 4
@@ -23,6 +24,7 @@ FEW_CATEGORIES_SHARE = 0.5
 """Share of such batches; the others hold any categories."""
 TEMPERATURE = 0.1
 HINT_WEIGHTS = {"category": 1.0, "primary": 0.5, "secondary": 0.5, "pattern": 0.5}
+DEPTH_WEIGHT = 8.0
 POSITION_SIZE = 0.2
 """Amplitude of the initial positions, near that of the embedded patches."""
 
@@ -35,7 +37,7 @@ def build() -> Dinov2Model:
             num_attention_heads=4,
             mlp_ratio=3,
             image_size=SIZE,
-            patch_size=8,
+            patch_size=PATCH,
             layerscale_value=1.0,
             drop_path_rate=0.0,
         )
@@ -53,18 +55,28 @@ def processor() -> BitImageProcessorPil:
 
 
 class Trained(nn.Module):
-    """The encoder with heads that name category, colours and pattern: they speed up its training."""
+    """The encoder with heads that name category, colours and pattern and draw the depth: they speed up its training."""
 
     def __init__(self) -> None:
         super().__init__()
         self.dino = build()
         self.heads = nn.ModuleList(nn.Linear(WIDTH, len(values)) for values in KINDS.values())
+        self.depth = nn.Linear(WIDTH, PATCH**2)
 
 
 def crops(views: Views, background: bool) -> np.ndarray:
     """(V, 64, 64, 3) uint8: what the identity scores look at, in the encoder's size."""
-    found = np.empty((len(views), SIZE, SIZE, 3), np.uint8)
-    for place, (image, mask) in enumerate(zip(views.images, views.masks, strict=True)):
+    return _cropped(views.images, views.masks, background)
+
+
+def depth_crops(views: Views) -> np.ndarray:
+    """(V, 64, 64) uint8: the depth conditions of `crops`."""
+    return _cropped(views.depths[..., None].repeat(3, axis=-1), views.masks, True)[..., 0].copy()
+
+
+def _cropped(images: np.ndarray, masks: np.ndarray, background: bool) -> np.ndarray:
+    found = np.empty((len(images), SIZE, SIZE, 3), np.uint8)
+    for place, (image, mask) in enumerate(zip(images, masks, strict=True)):
         crop = Image.fromarray(square_crop(image, mask, background))
         found[place] = np.asarray(crop.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
     return found
@@ -75,10 +87,10 @@ def train(views: Views, budget: Budget, seed: int, work_dir: Path) -> tuple[Dino
     torch.manual_seed(seed)
     nets = Trained()
     with torch.no_grad():
-        nets.dino.embeddings.position_embeddings[0, 1:] = POSITION_SIZE * plane_positions(SIZE // 8, WIDTH)
+        nets.dino.embeddings.position_embeddings[0, 1:] = POSITION_SIZE * plane_positions(SIZE // PATCH, WIDTH)
     nets.dino.set_attn_implementation("eager")  # its bfloat16 backward pass is the fastest on a CPU
     rng, shifts = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    stacks = (crops(views, True), crops(views, False))
+    stacks, depths = (crops(views, True), crops(views, False)), depth_crops(views)
     labels = attribute_labels(views)
     views_of = _views_by_object(views)
     categories = labels[:, 0].numpy()[[rows[0] for rows in views_of]]
@@ -94,7 +106,9 @@ def train(views: Views, budget: Budget, seed: int, work_dir: Path) -> tuple[Dino
         rows = np.concatenate([pairs[:, 0], pairs[:, 1]])
         masked = rng.random(len(rows)) < 0.5
         images = np.where(masked[:, None, None, None], stacks[1][rows], stacks[0][rows])
-        tokens = nets.dino(pixel_values=jittered(to_tensor(images), shifts)).last_hidden_state[:, 0]
+        moved = jittered(torch.cat([to_tensor(images), to_tensor(depths[rows])[:, :1]], dim=1), shifts)
+        found = nets.dino(pixel_values=moved[:, :3]).last_hidden_state
+        tokens = found[:, 0]
         embedded = normalize(tokens.float(), dim=-1)
         logits = embedded @ embedded.T / TEMPERATURE
         logits.fill_diagonal_(-1e4)
@@ -104,7 +118,8 @@ def train(views: Views, budget: Budget, seed: int, work_dir: Path) -> tuple[Dino
             weight * cross_entropy(head(tokens).float(), labels[rows, column])
             for column, (head, weight) in enumerate(zip(nets.heads, HINT_WEIGHTS.values(), strict=True))
         )
-        return cross_entropy(logits, partner) + hints
+        depth = patch_depth_loss(nets.depth(found[:, 1:]), moved[:, 3])
+        return cross_entropy(logits, partner) + hints + DEPTH_WEIGHT * depth
 
     cost = fit("dino", nets, budget, 2e-3, batch, loss_of, work_dir)
     return nets.dino, cost
