@@ -11,18 +11,13 @@ import argparse
 
 import torch
 from diffusers import FluxTransformer2DModel
-from diffusers.utils import logging
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-from benchmarks.common import interleaved
+from benchmarks.common import DTYPES, interleaved, markdown, parsed, parser_of_transformer
 from models.flux.dense import DenseAttnProcessor
 from models.flux.layout import image_ids, text_ids
 from models.flux.processor import SharedAttnProcessor
 from models.flux.sharing import share_keys
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def ragged_masks(images: int, side: int, share: float, generator: torch.Generator) -> Tensor:
@@ -79,50 +74,15 @@ def compare(options: argparse.Namespace, transformer: FluxTransformer2DModel, si
 
 @torch.inference_mode()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of_transformer(__doc__, tokens=576)
     parser.add_argument("--sizes", type=int, nargs="+", default=[2, 3, 4], help="images per set, K")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.1, 0.3, 0.5], help="object share of the tokens")
-    parser.add_argument("--tokens", type=int, default=576, help="image tokens per image, a square number")
-    parser.add_argument("--text", type=int, default=64, help="text tokens per image")
-    parser.add_argument("--heads", type=int, default=6, help="heads of 64 channels; 6 is width 384")
-    parser.add_argument("--double", type=int, default=2, help="double-stream blocks")
-    parser.add_argument("--single", type=int, default=4, help="single-stream blocks")
     parser.add_argument("--rope", choices=["release", "stacked"], default="release")
-    parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads on a CPU")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    if int(options.tokens**0.5) ** 2 != options.tokens:
-        parser.error(f"--tokens is {options.tokens}; allowed: square numbers such as 256, 576, 1024")
-    logging.set_verbosity_error()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
-    transformer = FluxTransformer2DModel(
-        num_layers=options.double,
-        num_single_layers=options.single,
-        attention_head_dim=64,
-        num_attention_heads=options.heads,
-        joint_attention_dim=64,
-        pooled_projection_dim=64,
-        axes_dims_rope=(16, 24, 24),
-    ).to(options.device, DTYPES[options.dtype])
-    where = (
-        torch.cuda.get_device_name(options.device) if options.device != "cpu" else f"{options.threads} CPU thread(s)"
-    )
-    table = Table(
-        title=f"width {64 * options.heads}, {options.double}+{options.single} blocks, {options.tokens} image and "
-        f"{options.text} text tokens per image, {options.dtype}, {where}, median of {options.repeats}"
-    )
-    for name in ("K", "object", "largest difference", "gathered ms", "dense ms", "independent ms"):
-        table.add_column(name, justify="right")
-    for name in ("gathered / dense", "gathered / independent", "dense / independent"):
-        table.add_column(name, justify="right")
-    for size in options.sizes:
-        for share in options.shares:
-            table.add_row(*compare(options, transformer.eval(), size, share))
-    Console(width=140).print(table)
+    options, transformer, words = parsed(parser)
+    head = ["K", "object", "largest difference", "gathered ms", "dense ms", "independent ms"]
+    head += ["gathered / dense", "gathered / independent", "dense / independent"]
+    rows = [compare(options, transformer, size, share) for size in options.sizes for share in options.shares]
+    print(f"{words}\n\n{markdown(head, rows)}")
 
 
 if __name__ == "__main__":

@@ -14,16 +14,11 @@ import time
 
 import torch
 from diffusers import FluxTransformer2DModel
-from diffusers.utils import logging
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-from benchmarks.common import interleaved
+from benchmarks.common import DTYPES, interleaved, markdown, parsed, parser_of_transformer
 from models.flux.layout import image_ids, text_ids
 from models.flux.reference import Reference, install, reference_keys
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def compare(options: argparse.Namespace, transformer: FluxTransformer2DModel, count: int) -> list[str]:
@@ -76,41 +71,14 @@ def compare(options: argparse.Namespace, transformer: FluxTransformer2DModel, co
 
 @torch.inference_mode()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of_transformer(__doc__, tokens=256)
     parser.add_argument("--references", type=int, nargs="+", default=[1, 2, 3, 4])
-    parser.add_argument("--tokens", type=int, default=256, help="image tokens per image, a square number")
-    parser.add_argument("--text", type=int, default=64, help="text tokens")
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--heads", type=int, default=6, help="heads of 64 channels; 6 is width 384")
-    parser.add_argument("--double", type=int, default=2, help="double-stream blocks")
-    parser.add_argument("--single", type=int, default=4, help="single-stream blocks")
-    parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads on a CPU")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    if int(options.tokens**0.5) ** 2 != options.tokens:
-        parser.error(f"--tokens is {options.tokens}; allowed: square numbers such as 256, 576, 1024")
-    logging.set_verbosity_error()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
-    transformer = FluxTransformer2DModel(
-        num_layers=options.double,
-        num_single_layers=options.single,
-        attention_head_dim=64,
-        num_attention_heads=options.heads,
-        joint_attention_dim=64,
-        pooled_projection_dim=64,
-        axes_dims_rope=(8, 28, 28),
-    ).to(options.device, DTYPES[options.dtype])
+    options, transformer, words = parsed(parser)
     install(transformer)
-    table = Table(title=f"{options.tokens} tokens, {options.steps} steps, {options.dtype} on {options.device}")
-    for column in ("references", "ms per step without", "kept", "read every step", "joint"):
-        table.add_column(column, justify="right")
-    for count in options.references:
-        table.add_row(*compare(options, transformer, count))
-    Console().print(table)
+    head = ["references", "ms per step without", "kept", "read every step", "joint"]
+    rows = [compare(options, transformer, count) for count in options.references]
+    print(f"{words}, {options.steps} steps\n\n{markdown(head, rows)}")
 
 
 if __name__ == "__main__":

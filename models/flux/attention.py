@@ -45,11 +45,23 @@ def apply_rope(x_bshd: Tensor, rotary: Rotary) -> Tensor:
 
 
 def attend(query_bqhd: Tensor, key_bkhd: Tensor, value_bkhd: Tensor, bias: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(D) + bias) v, as (B, Q, H*D); `bias` broadcasts to (B, H, Q, K)."""
-    out = F.scaled_dot_product_attention(
-        query_bqhd.transpose(1, 2), key_bkhd.transpose(1, 2), value_bkhd.transpose(1, 2), attn_mask=bias
-    )
+    """softmax(q k^T / sqrt(D) + bias) v, as (B, Q, H*D); `bias` broadcasts to (B, H, Q, K), bool: False hides."""
+    query, key, value = (x.transpose(1, 2) for x in (query_bqhd, key_bkhd, value_bkhd))
+    if _fused_is_slow(query):
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
+        if bias is not None:
+            scores = scores.masked_fill(~bias, -torch.inf) if bias.dtype == torch.bool else scores + bias
+        out = scores.softmax(dim=-1).to(value.dtype) @ value
+    else:
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     return out.transpose(1, 2).flatten(2)
+
+
+def _fused_is_slow(query: Tensor) -> bool:
+    """Whether this is training in bfloat16 on a CPU: at the miniature's sizes the fused kernel's backward pass takes
+    several times as long as matrix products do."""
+    half = query.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+    return query.device.type == "cpu" and half and query.requires_grad
 
 
 def project_out(attn: FluxAttention, joint_bsc: Tensor, text_tokens: int | None) -> Tensor | tuple[Tensor, Tensor]:

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from models.flux.layout import image_ids, pack, text_ids
+from models.flux.processor import SharedAttnProcessor
 from models.miniature.dataset import Views
 from models.miniature.tokenizers import LENGTH, SPECIAL, build_tokenizer, vocabulary_size
 from models.miniature.training import vae as autoencoder
 from models.miniature.training.captions import BLURRED, draw_caption
 from models.miniature.training.common import Budget, Cost, epochs, fit
 from models.miniature.training.degrade import blur, downsample
-from models.miniature.training.quick_attention import QuickAttnProcessor
 
 BATCH = 32
 LEARNING_RATE = 1e-3
@@ -133,7 +133,7 @@ def train(views: Views, latents: Latents, budget: Budget, seed: int, work_dir: P
     torch.manual_seed(seed)
     nets = build()
     transformer, text, pooled = nets["transformer"], nets["text"], nets["pooled"]
-    transformer.set_attn_processor(QuickAttnProcessor())
+    transformer.set_attn_processor(SharedAttnProcessor())
     clip_tokenizer, t5_tokenizer = build_tokenizer(start=True), build_tokenizer(start=False)
     draws, noises = Random(seed), torch.Generator().manual_seed(seed)
     batch = min(BATCH, len(latents.depths))

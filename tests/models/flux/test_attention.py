@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_flux import FluxAttention, FluxPosEmbed
@@ -61,6 +62,24 @@ def test_attend_is_scaled_dot_product_attention_with_a_bias() -> None:
             ]
             expected = sum(s / sum(scores) * value[0, k, head] for k, s in enumerate(scores))
             torch.testing.assert_close(out[0, row, head * 4 : head * 4 + 4], expected)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_products_in_bfloat16_training_are_the_fused_attention(masked: bool) -> None:
+    parts = [torch.randn(2, tokens, 3, 8, dtype=torch.bfloat16) for tokens in (5, 7, 7)]
+    visible = torch.rand(2, 1, 1, 7) < 0.6 if masked else None
+    if masked:
+        visible[..., 0] = True
+    weights = torch.randn(2, 5, 24)
+
+    def run(kind: torch.dtype) -> list[torch.Tensor]:
+        own = [part.detach().to(kind, copy=True).requires_grad_() for part in parts]
+        out = attend(*own, visible)
+        (out.float() * weights).sum().backward()
+        return [out.detach().float(), *(part.grad.float() for part in own)]
+
+    for found, expected in zip(run(torch.bfloat16), run(torch.float32), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
 
 
 def test_output_projections_split_text_from_image_and_leave_single_streams_alone() -> None:
