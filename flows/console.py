@@ -5,6 +5,7 @@ import sys
 import tarfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ SECONDS_BETWEEN_LOOKS = 1.0
 LOGGERS = ("data", "models", "tasks")
 
 
-class StageProgress:
+class StageProgress(ABC):
     """Where one stage stands, drawn again every second: shards that are not finished count by the keys in them."""
 
     def __init__(self, stage: str) -> None:
@@ -62,11 +63,13 @@ class StageProgress:
         assert self.first is not None
         return (done - self.first.keys_done) / max(time.monotonic() - self.started, 1e-6)
 
+    @abstractmethod
     def begin(self, progress: Progress) -> None:
-        raise NotImplementedError
+        """Show that a stage starts."""
 
+    @abstractmethod
     def draw(self) -> None:
-        raise NotImplementedError
+        """Show how far it is; called again and again."""
 
 
 class PlainProgress(StageProgress):

@@ -6,7 +6,7 @@ from random import Random
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cross_entropy, normalize, smooth_l1_loss
 from transformers import (
     CLIPConfig,
     CLIPImageProcessorPil,
@@ -22,6 +22,7 @@ from models.miniature.tokenizers import LENGTH, SPECIAL, build_tokenizer, vocabu
 from models.miniature.training.attributes import KINDS, attribute_labels, jittered, patch_depth_loss
 from models.miniature.training.captions import draw_caption
 from models.miniature.training.common import Budget, Cost, fit, save_half, to_tensor
+from models.miniature.training.degrade import degraded
 from models.miniature.world import CATEGORIES, COLOURS, PATTERNS, caption, with_article
 
 BATCH = 128
@@ -32,6 +33,9 @@ PROJECTION = 128
 HINT_WEIGHT = 2.0
 """Of the mean over the hints."""
 DEPTH_WEIGHT = 4.0
+DEGRADED_SHARE = 0.2
+SEVERITY_WEIGHT = 4.0
+"""Of telling how degraded an image is from its embedding: the quality head sees nothing else."""
 CROPPED = 0.4
 """Share of batches that show crops around the object, where it is largest."""
 ONE_SCENE = 0.5
@@ -83,6 +87,7 @@ class Trained(nn.Module):
         sizes = [*(len(values) for values in KINDS.values()), len(SCENES), len(OTHER_OBJECTS) + 1]
         self.heads = nn.ModuleList(nn.Linear(WIDTH, size) for size in sizes)
         self.depth = nn.Linear(WIDTH, PATCH**2)
+        self.severity = nn.Sequential(nn.Linear(PROJECTION, 64), nn.GELU(), nn.Linear(64, 1))
 
 
 def start_from(clip: CLIPModel, dino: Dinov2Model, pixels: Tensor) -> None:
@@ -144,7 +149,8 @@ def train(
         captions = [draw_caption(specs[views.objects[row]], views.scenes[row], views.other(row), draws) for row in rows]
         tokens = tokenizer(captions, padding="longest", return_tensors="pt")
         shown, depths = crops if rng.random() < CROPPED else (views.images, views.depths)
-        moved = jittered(torch.cat([to_tensor(shown[rows]), to_tensor(depths[rows])[:, :1]], dim=1), shifts)
+        pictures, severities, _ = degraded(shown[rows], DEGRADED_SHARE, rng)
+        moved = jittered(torch.cat([to_tensor(pictures), to_tensor(depths[rows])[:, :1]], dim=1), shifts)
         vision = nets.clip.vision_model(pixel_values=moved[:, :3])
         images = normalize(nets.clip.visual_projection(vision.pooler_output).float(), dim=-1)
         texts = nets.clip.get_text_features(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
@@ -153,11 +159,14 @@ def train(
         logits = scale * images @ texts.T
         same = same_caption(captions)
         loss = (soft_cross_entropy(logits, same) + soft_cross_entropy(logits.T, same)) / 2
+        severity = nets.severity(images * PROJECTION**0.5)[:, 0].float()
+        loss = loss + SEVERITY_WEIGHT * smooth_l1_loss(severity, torch.from_numpy(severities).float())
+        clean = torch.from_numpy(severities == 0)
         hints = sum(
-            cross_entropy(head(vision.pooler_output).float(), labels[rows, column])
+            cross_entropy(head(vision.pooler_output[clean]).float(), labels[rows, column][clean])
             for column, head in enumerate(nets.heads)
         )
-        depth = patch_depth_loss(nets.depth(vision.last_hidden_state[:, 1:]), moved[:, 3])
+        depth = patch_depth_loss(nets.depth(vision.last_hidden_state[clean, 1:]), moved[clean, 3])
         return loss + HINT_WEIGHT * hints / len(nets.heads) + DEPTH_WEIGHT * depth
 
     cost = fit("clip", nets, budget, 5e-4, batch, loss_of, work_dir)

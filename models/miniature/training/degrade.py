@@ -61,5 +61,20 @@ DEGRADATIONS: dict[str, Degradation] = {
 """Each takes uint8 (S, S, 3), a severity in (0, 1] and a generator."""
 
 
+def degraded(images: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A `share` of uint8 images (N, S, S, 3) with one degradation each, the others untouched.
+
+    Returns the images, their severities (N,) in [0, 1] and the kinds (N,) as places in DEGRADATIONS, -1 untouched.
+    """
+    severities = np.where(rng.random(len(images)) < share, rng.uniform(0.05, 1.0, len(images)), 0.0)
+    kinds = np.where(severities > 0, rng.integers(len(DEGRADATIONS), size=len(images)), -1)
+    apply = list(DEGRADATIONS.values())
+    worse = [
+        image if kind < 0 else apply[kind](image, severity, rng)
+        for image, severity, kind in zip(images, severities, kinds, strict=True)
+    ]
+    return np.stack(worse), severities, kinds
+
+
 def _bytes(values: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)

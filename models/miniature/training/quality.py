@@ -11,35 +11,22 @@ from transformers import CLIPModel
 from models.miniature.dataset import Views
 from models.miniature.training.clip import embed_images
 from models.miniature.training.common import Budget, Cost, epochs, fit
-from models.miniature.training.degrade import DEGRADATIONS
+from models.miniature.training.degrade import DEGRADATIONS, degraded
 from models.scorers.quality import QualityHead, save_quality_head
 
 BATCH = 256
 MAX_VIEWS = 8_000
 BEST, WORST = 8.0, 2.0
 """Scores of an untouched image and of one degraded with severity 1."""
-CLEAN_SHARE = 0.25
+DEGRADED_SHARE = 0.75
 
 
 def build(width: int) -> QualityHead:
     return QualityHead(width, (64,), "gelu")
 
 
-def degraded(images: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Images with one degradation each, a quarter untouched: images, severities in [0, 1], kinds (-1 untouched)."""
-    rng = np.random.default_rng(seed)
-    severities = np.where(rng.random(len(images)) < CLEAN_SHARE, 0.0, rng.uniform(0.05, 1.0, len(images)))
-    kinds = np.where(severities > 0, rng.integers(len(DEGRADATIONS), size=len(images)), -1)
-    apply = list(DEGRADATIONS.values())
-    worse = [
-        image if kind < 0 else apply[kind](image, severity, rng)
-        for image, severity, kind in zip(images, severities, kinds, strict=True)
-    ]
-    return np.stack(worse), severities, kinds
-
-
 def train(clip: CLIPModel, views: Views, budget: Budget, seed: int, work_dir: Path) -> tuple[QualityHead, Cost]:
-    images, severities, _ = degraded(views.images[:MAX_VIEWS], seed)
+    images, severities, _ = degraded(views.images[:MAX_VIEWS], DEGRADED_SHARE, np.random.default_rng(seed))
     embedded = embed_images(clip, images)
     scores = torch.from_numpy(BEST + (WORST - BEST) * severities).float()
     torch.manual_seed(seed)
@@ -65,7 +52,7 @@ def save(head: QualityHead, folder: Path) -> None:
 @torch.inference_mode()
 def evaluate(head: QualityHead, clip: CLIPModel, views: Views, seed: int) -> dict[str, float]:
     """Spearman correlation of score and negated severity, over all and per degradation; mean score of clean images."""
-    images, severities, kinds = degraded(views.images, seed)
+    images, severities, kinds = degraded(views.images, DEGRADED_SHARE, np.random.default_rng(seed))
     scores = head(embed_images(clip, images)).numpy()
     result = {"rank_correlation": round(float(spearmanr(scores, -severities).statistic), 4)}
     for kind, name in enumerate(DEGRADATIONS):
