@@ -15,7 +15,7 @@ from torch import nn
 
 from models.miniature.dataset import Views, objects_of, render_views
 from models.miniature.training import clip, dino, flux, quality, report, segmenter, vae
-from models.miniature.training.common import Budget, Cost, write_json
+from models.miniature.training.common import Cost, write_json
 
 log = logging.getLogger(__name__)
 
@@ -31,20 +31,17 @@ def train_all(
     work_dir: Path,
     seed: int,
     steps_scale: float = 1.0,
-    minutes: Mapping[str, float] | None = None,
     workers: int = 2,
 ) -> dict[str, dict[str, float]]:
     """Write flux/, clip/, dino/, segmenter/, quality/, results.json and RESULTS.md into `out_dir`; returns the results.
 
-    `steps_scale` scales steps and objects; `minutes` gives single nets a wall-clock budget instead. Raises ValueError
-    for a scale that is not positive.
+    `steps_scale` scales steps and objects. Raises ValueError for a scale that is not positive, and for a `work_dir`
+    whose nets were trained otherwise.
     """
     if not steps_scale > 0:
         raise ValueError(f"steps_scale is {steps_scale}; it must be above 0")
     work_dir.mkdir(parents=True, exist_ok=True)
-    budgets = {
-        name: Budget(max(2, round(steps * steps_scale)), (minutes or {}).get(name)) for name, steps in STEPS.items()
-    }
+    steps = {name: max(2, round(count * steps_scale)) for name, count in STEPS.items()}
     objects = {
         "train": objects_of("train", TRAIN_POOL, seed)[: max(120, round(TRAIN_OBJECTS * min(1.0, steps_scale)))],
         "eval": objects_of("eval", max(40, round(EVAL_OBJECTS * min(1.0, steps_scale))), seed + 1),
@@ -53,35 +50,36 @@ def train_all(
         split: render_views(specs, VIEWS_PER_OBJECT, seed + (split == "eval"), work_dir / "views" / split, workers)
         for split, specs in objects.items()
     }
-    return finish(views["train"], views["eval"], budgets, out_dir, work_dir, seed)
+    return finish(views["train"], views["eval"], steps, out_dir, work_dir, seed)
 
 
 def finish(
-    views: Views, held_out: Views, budgets: Mapping[str, Budget], out_dir: Path, work_dir: Path, seed: int
+    views: Views, held_out: Views, steps: Mapping[str, int], out_dir: Path, work_dir: Path, seed: int
 ) -> dict[str, dict[str, float]]:
     """Train what is not finished in `work_dir`, then save and evaluate all of it."""
     costs: dict[str, Cost] = {}
 
     def once(name: str, empty: nn.Module, work: Callable[[], tuple[nn.Module, Cost]]) -> nn.Module:
-        net, costs[name] = _once(work_dir, name, empty, work)
+        stamp = {"seed": seed, "steps": steps[name], "objects": len(views.ids)}
+        net, costs[name] = _once(work_dir, name, stamp, empty, work)
         return net
 
-    autoencoder = once("vae", vae.build(), lambda: vae.train(views, budgets["vae"], seed, work_dir))
+    autoencoder = once("vae", vae.build(), lambda: vae.train(views, steps["vae"], seed, work_dir))
     vae.set_latent_statistics(autoencoder, views)
-    flux_nets = once("flux", flux.build(), lambda: _train_flux(views, autoencoder, budgets["flux"], seed, work_dir))
-    dino_net = once("dino", dino.build(), lambda: dino.train(views, budgets["dino"], seed, work_dir))
+    flux_nets = once("flux", flux.build(), lambda: _train_flux(views, autoencoder, steps["flux"], seed, work_dir))
+    dino_net = once("dino", dino.build(), lambda: dino.train(views, steps["dino"], seed, work_dir))
     clip_net = once(
         "clip",
         clip.build(),
         lambda: clip.train(
-            views, (dino.crops(views, True), dino.depth_crops(views)), dino_net, budgets["clip"], seed, work_dir
+            views, (dino.crops(views, True), dino.depth_crops(views)), dino_net, steps["clip"], seed, work_dir
         ),
     )
-    seg_net = once("segmenter", segmenter.build(), lambda: segmenter.train(views, budgets["segmenter"], seed, work_dir))
+    seg_net = once("segmenter", segmenter.build(), lambda: segmenter.train(views, steps["segmenter"], seed, work_dir))
     head = once(
         "quality",
         quality.build(clip.PROJECTION),
-        lambda: quality.train(clip_net, views, budgets["quality"], seed, work_dir),
+        lambda: quality.train(clip_net, views, steps["quality"], seed, work_dir),
     )
     flux.save(autoencoder, flux_nets, out_dir / "flux")
     clip.save(clip_net, out_dir / "clip")
@@ -92,23 +90,29 @@ def finish(
 
 
 def _train_flux(
-    views: Views, autoencoder: AutoencoderKL, budget: Budget, seed: int, work_dir: Path
+    views: Views, autoencoder: AutoencoderKL, steps: int, seed: int, work_dir: Path
 ) -> tuple[nn.Module, Cost]:
     encoded = work_dir / "latents.pt"
     if not encoded.exists():
         torch.save(dataclasses.asdict(flux.encode_views(autoencoder, views, seed)), encoded)
     latents = flux.Latents(**torch.load(encoded, weights_only=False))
-    return flux.train(views, latents, budget, seed, work_dir)
+    return flux.train(views, latents, steps, seed, work_dir)
 
 
 def _once(
-    work_dir: Path, name: str, empty: nn.Module, work: Callable[[], tuple[nn.Module, Cost]]
+    work_dir: Path, name: str, stamp: Mapping[str, int], empty: nn.Module, work: Callable[[], tuple[nn.Module, Cost]]
 ) -> tuple[nn.Module, Cost]:
-    """The net and its cost: as finished before, or by doing the work now."""
-    weights, cost_file = work_dir / f"{name}.done.pt", work_dir / f"{name}.cost.json"
+    """The net and its cost: as finished before, or by doing the work now.
+
+    `stamp` is what the net is made from. ValueError if what is in `work_dir` was made from something else.
+    """
+    weights, cost_file, stamp_file = (work_dir / f"{name}{end}" for end in (".done.pt", ".cost.json", ".stamp.json"))
+    if stamp_file.exists() and (begun := json.loads(stamp_file.read_text(encoding="utf-8"))) != stamp:
+        raise ValueError(f"{work_dir}: {name} was trained from {begun}, now asked for {stamp}; take another --work")
     if weights.exists() and cost_file.exists():
         empty.load_state_dict(torch.load(weights, weights_only=True))
         return empty.eval(), Cost(**json.loads(cost_file.read_text(encoding="utf-8")))
+    write_json(stamp_file, stamp)
     log.info("training %s", name)
     net, cost = work()
     torch.save(net.state_dict(), weights)

@@ -1,7 +1,6 @@
 """CLIP: whole images against captions of every level of detail."""
 
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from models.miniature.scenes import OTHER_OBJECTS, SCENES, full_caption
 from models.miniature.tokenizers import LENGTH, SPECIAL, build_tokenizer, vocabulary_size
 from models.miniature.training.attributes import KINDS, attribute_labels, jittered, patch_depth_loss
 from models.miniature.training.captions import draw_caption
-from models.miniature.training.common import Budget, Cost, fit, save_half, to_tensor
+from models.miniature.training.common import Cost, Draws, fit, save_half, to_tensor
 from models.miniature.training.degrade import degraded
 from models.miniature.world import CATEGORIES, COLOURS, PATTERNS, caption, with_article
 
@@ -123,7 +122,7 @@ def train(
     views: Views,
     crops: tuple[np.ndarray, np.ndarray],
     dino: Dinov2Model,
-    budget: Budget,
+    steps: int,
     seed: int,
     work_dir: Path,
 ) -> tuple[CLIPModel, Cost]:
@@ -136,21 +135,22 @@ def train(
     start_from(nets.clip, dino, to_tensor(crops[0][:64]))
     nets.clip.set_attn_implementation("eager")  # its bfloat16 backward pass is the fastest on a CPU
     tokenizer = build_tokenizer(start=True)
-    draws, shifts = Random(seed), torch.Generator().manual_seed(seed)
-    rng = np.random.default_rng(seed)
     specs = views.specs()
     labels = attribute_labels(views)
     by_scene = [rows for scene in range(len(SCENES)) if len(rows := np.flatnonzero(views.scenes == scene)) > 1]
     batch = min(BATCH, min(len(rows) for rows in by_scene))
 
-    def loss_of(_: int) -> Tensor:
+    def loss_of(draws: Draws) -> Tensor:
+        rng = draws.numbers
         pool = by_scene[rng.integers(len(by_scene))] if rng.random() < ONE_SCENE else len(views)
         rows = rng.choice(pool, batch, replace=False)
-        captions = [draw_caption(specs[views.objects[row]], views.scenes[row], views.other(row), draws) for row in rows]
+        captions = [
+            draw_caption(specs[views.objects[row]], views.scenes[row], views.other(row), draws.words) for row in rows
+        ]
         tokens = tokenizer(captions, padding="longest", return_tensors="pt")
         shown, depths = crops if rng.random() < CROPPED else (views.images, views.depths)
         pictures, severities, _ = degraded(shown[rows], DEGRADED_SHARE, rng)
-        moved = jittered(torch.cat([to_tensor(pictures), to_tensor(depths[rows])[:, :1]], dim=1), shifts)
+        moved = jittered(torch.cat([to_tensor(pictures), to_tensor(depths[rows])[:, :1]], dim=1), draws.noise)
         vision = nets.clip.vision_model(pixel_values=moved[:, :3])
         images = normalize(nets.clip.visual_projection(vision.pooler_output).float(), dim=-1)
         texts = nets.clip.get_text_features(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
@@ -169,7 +169,7 @@ def train(
         depth = patch_depth_loss(nets.depth(vision.last_hidden_state[clean, 1:]), moved[clean, 3])
         return loss + HINT_WEIGHT * hints / len(nets.heads) + DEPTH_WEIGHT * depth
 
-    cost = fit("clip", nets, budget, 5e-4, batch, loss_of, work_dir)
+    cost = fit("clip", nets, steps, 5e-4, batch, loss_of, work_dir, seed)
     return nets.clip, cost
 
 

@@ -2,9 +2,11 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -15,20 +17,6 @@ from data.shards import write_atomic
 
 CHECKPOINT_SECONDS = 120.0
 EMA = 0.999
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long a net trains. With `minutes` the decay follows the clock and `steps` is only an upper bound:
-    for fitting a run into a given time, not for equal weights."""
-
-    steps: int
-    minutes: float | None = None
-
-    def progress(self, step: int, seconds: float) -> float:
-        """From 0 at the start to 1 at the end."""
-        by_steps = step / self.steps
-        return by_steps if self.minutes is None else max(by_steps, seconds / (60 * self.minutes))
 
 
 @dataclass(frozen=True)
@@ -47,23 +35,48 @@ def to_tensor(images: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(stack.transpose(0, 3, 1, 2))).float() / 127.5 - 1
 
 
-def epochs(count: int, batch: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Index batches without end, every epoch in a new order; ValueError for fewer items than one batch."""
-    if count < batch:
-        raise ValueError(f"{count} items; a batch needs {batch}")
-    while True:
-        order = rng.permutation(count)
-        yield from (order[start : start + batch] for start in range(0, count - batch + 1, batch))
+@dataclass(frozen=True)
+class Draws:
+    """All randomness of one step, from the seed and the step's number alone: a resumed run draws what one in a piece
+    would."""
+
+    seed: int
+    step: int
+
+    @cached_property
+    def words(self) -> Random:
+        return Random(f"words-{self.seed}-{self.step}")
+
+    @cached_property
+    def numbers(self) -> np.random.Generator:
+        return np.random.default_rng([self.seed, self.step])
+
+    @cached_property
+    def noise(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.words.getrandbits(62))
+
+    def rows(self, count: int, batch: int) -> np.ndarray:
+        """The step's `batch` of `count` items: every epoch goes once through them in an order of its own."""
+        if count < batch:
+            raise ValueError(f"{count} items; a batch needs {batch}")
+        epoch, place = divmod(self.step, count // batch)
+        return _order(count, self.seed, epoch)[place * batch : (place + 1) * batch]
+
+
+@lru_cache(maxsize=2)
+def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch, count]).permutation(count)
 
 
 def fit(
     name: str,
     nets: nn.Module,
-    budget: Budget,
+    steps: int,
     learning_rate: float,
     batch: int,
-    loss_of: Callable[[int], Tensor],
+    loss_of: Callable[[Draws], Tensor],
     work_dir: Path,
+    seed: int,
 ) -> Cost:
     """AdamW with warm-up and linear decay under bfloat16 autocast; leaves the EMA weights in `nets`.
 
@@ -87,11 +100,13 @@ def fit(
     written = time.monotonic()
     nets.train()
     with (work_dir / f"{name}.jsonl").open("a", encoding="utf-8") as log:
-        while (progress := budget.progress(step, time.monotonic() - began)) < 1:
+        while step < steps:
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate * min(1.0, (step + 1) / 100) * (1 - progress)
+                group["lr"] = learning_rate * min(1.0, (step + 1) / 100) * (1 - step / steps)
+            draws = Draws(seed, step)
+            torch.manual_seed(draws.words.getrandbits(62))
             with torch.autocast("cpu", torch.bfloat16):
-                loss = loss_of(step)
+                loss = loss_of(draws)
             value = loss.item()
             if not np.isfinite(value):
                 raise FloatingPointError(f"{name}: the loss is {value} at step {step}")

@@ -11,7 +11,7 @@ from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
 from models.miniature.dataset import SIZE, Views
 from models.miniature.training.attributes import KINDS, attribute_labels, jittered, patch_depth_loss, plane_positions
-from models.miniature.training.common import Budget, Cost, fit, save_half, to_tensor
+from models.miniature.training.common import Cost, Draws, fit, save_half, to_tensor
 from models.scorers.crops import square_crop
 
 WIDTH = 128
@@ -82,14 +82,13 @@ def _cropped(images: np.ndarray, masks: np.ndarray, background: bool) -> np.ndar
     return found
 
 
-def train(views: Views, budget: Budget, seed: int, work_dir: Path) -> tuple[Dinov2Model, Cost]:
+def train(views: Views, steps: int, seed: int, work_dir: Path) -> tuple[Dinov2Model, Cost]:
     """Contrastive over identities: two views of an object in different scenes, with or without background."""
     torch.manual_seed(seed)
     nets = Trained()
     with torch.no_grad():
         nets.dino.embeddings.position_embeddings[0, 1:] = POSITION_SIZE * plane_positions(SIZE // PATCH, WIDTH)
     nets.dino.set_attn_implementation("eager")  # its bfloat16 backward pass is the fastest on a CPU
-    rng, shifts = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     stacks, depths = (crops(views, True), crops(views, False)), depth_crops(views)
     labels = attribute_labels(views)
     views_of = _views_by_object(views)
@@ -97,7 +96,8 @@ def train(views: Views, budget: Budget, seed: int, work_dir: Path) -> tuple[Dino
 
     batch = 2 * min(BATCH // 2, len(views_of))
 
-    def loss_of(_: int) -> Tensor:
+    def loss_of(draws: Draws) -> Tensor:
+        rng = draws.numbers
         few = rng.random() < FEW_CATEGORIES_SHARE
         objects = (
             _draw_objects(categories, batch // 2, rng) if few else rng.choice(len(views_of), batch // 2, replace=False)
@@ -106,7 +106,7 @@ def train(views: Views, budget: Budget, seed: int, work_dir: Path) -> tuple[Dino
         rows = np.concatenate([pairs[:, 0], pairs[:, 1]])
         masked = rng.random(len(rows)) < 0.5
         images = np.where(masked[:, None, None, None], stacks[1][rows], stacks[0][rows])
-        moved = jittered(torch.cat([to_tensor(images), to_tensor(depths[rows])[:, :1]], dim=1), shifts)
+        moved = jittered(torch.cat([to_tensor(images), to_tensor(depths[rows])[:, :1]], dim=1), draws.noise)
         found = nets.dino(pixel_values=moved[:, :3]).last_hidden_state
         tokens = found[:, 0]
         embedded = normalize(tokens.float(), dim=-1)
@@ -121,7 +121,7 @@ def train(views: Views, budget: Budget, seed: int, work_dir: Path) -> tuple[Dino
         depth = patch_depth_loss(nets.depth(found[:, 1:]), moved[:, 3])
         return cross_entropy(logits, partner) + hints + DEPTH_WEIGHT * depth
 
-    cost = fit("dino", nets, budget, 2e-3, batch, loss_of, work_dir)
+    cost = fit("dino", nets, steps, 2e-3, batch, loss_of, work_dir, seed)
     return nets.dino, cost
 
 

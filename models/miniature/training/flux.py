@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from models.miniature.dataset import Views
 from models.miniature.tokenizers import LENGTH, SPECIAL, build_tokenizer, vocabulary_size
 from models.miniature.training import vae as autoencoder
 from models.miniature.training.captions import BLURRED, draw_caption
-from models.miniature.training.common import Budget, Cost, epochs, fit
+from models.miniature.training.common import Cost, Draws, fit
 from models.miniature.training.degrade import blur, downsample
 
 BATCH = 32
@@ -128,16 +127,14 @@ def _tokens(vae: AutoencoderKL, images: np.ndarray) -> Tensor:
     return pack((latents - vae.config.shift_factor) * vae.config.scaling_factor).half()
 
 
-def train(views: Views, latents: Latents, budget: Budget, seed: int, work_dir: Path) -> tuple[nn.ModuleDict, Cost]:
-    """Velocity `noise - data` at logit-normal noise levels; returns `build()`'s nets."""
+def train(views: Views, latents: Latents, steps: int, seed: int, work_dir: Path) -> tuple[nn.ModuleDict, Cost]:
+    """Velocity `noise - data` at logit-normal noise levels, shifted in time as in sampling; gives `build()`'s nets."""
     torch.manual_seed(seed)
     nets = build()
     transformer, text, pooled = nets["transformer"], nets["text"], nets["pooled"]
     transformer.set_attn_processor(SharedAttnProcessor())
     clip_tokenizer, t5_tokenizer = build_tokenizer(start=True), build_tokenizer(start=False)
-    draws, noises = Random(seed), torch.Generator().manual_seed(seed)
     batch = min(BATCH, len(latents.depths))
-    batches = epochs(len(latents.depths), batch, np.random.default_rng(seed))
     specs = views.specs()
     positions, text_positions = image_ids(8, 8), text_ids(LENGTH)
 
@@ -146,25 +143,27 @@ def train(views: Views, latents: Latents, budget: Budget, seed: int, work_dir: P
             captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
         ).input_ids
 
-    def loss_of(_: int) -> Tensor:
-        rows = next(batches).copy()
+    def loss_of(draws: Draws) -> Tensor:
+        words, noises = draws.words, draws.noise
+        rows = draws.rows(len(latents.depths), batch).copy()
         sources = rows.copy()
         captions = []
         for place, row in enumerate(rows):
-            worse = draws.random() < DEGRADED_SHARE
+            worse = words.random() < DEGRADED_SHARE
             if worse:
-                pick = draws.randrange(len(latents.degraded))
+                pick = words.randrange(len(latents.degraded))
                 row = latents.degraded[pick]
                 rows[place], sources[place] = row, len(latents.depths) + pick
-            caption = draw_caption(specs[views.objects[row]], views.scenes[row], views.other(row), draws)
+            caption = draw_caption(specs[views.objects[row]], views.scenes[row], views.other(row), words)
             if worse:
-                caption = BLURRED if draws.random() < 0.5 else f"{caption}, {BLURRED}"
-            captions.append("" if draws.random() < DROP_TEXT else caption)
+                caption = BLURRED if words.random() < 0.5 else f"{caption}, {BLURRED}"
+            captions.append("" if words.random() < DROP_TEXT else caption)
         clean = latents.images[sources].float()
         depth = latents.depths[rows].float()
         depth[torch.rand(len(rows), generator=noises) < DROP_DEPTH] = latents.blank.float()
         noise = torch.randn(clean.shape, generator=noises)
         sigma = torch.randn(len(rows), generator=noises).sigmoid()
+        sigma = TIME_SHIFT * sigma / (1 + (TIME_SHIFT - 1) * sigma)
         noisy = torch.lerp(clean, noise, sigma[:, None, None])
         velocity = transformer(
             hidden_states=torch.cat([noisy, depth], dim=-1),
@@ -179,7 +178,7 @@ def train(views: Views, latents: Latents, budget: Budget, seed: int, work_dir: P
         weights = latents.weights[rows]
         return (weights * error).sum() / weights.sum()
 
-    cost = fit("flux", nets, budget, LEARNING_RATE, batch, loss_of, work_dir)
+    cost = fit("flux", nets, steps, LEARNING_RATE, batch, loss_of, work_dir, seed)
     return nets, cost
 
 

@@ -10,7 +10,7 @@ from transformers import CLIPModel
 
 from models.miniature.dataset import Views
 from models.miniature.training.clip import embed_images
-from models.miniature.training.common import Budget, Cost, epochs, fit
+from models.miniature.training.common import Cost, Draws, fit
 from models.miniature.training.degrade import DEGRADATIONS, degraded
 from models.scorers.quality import QualityHead, save_quality_head
 
@@ -25,7 +25,7 @@ def build(width: int) -> QualityHead:
     return QualityHead(width, (64,), "gelu")
 
 
-def train(clip: CLIPModel, views: Views, budget: Budget, seed: int, work_dir: Path) -> tuple[QualityHead, Cost]:
+def train(clip: CLIPModel, views: Views, steps: int, seed: int, work_dir: Path) -> tuple[QualityHead, Cost]:
     images, severities, _ = degraded(views.images[:MAX_VIEWS], DEGRADED_SHARE, np.random.default_rng(seed))
     embedded = embed_images(clip, images)
     scores = torch.from_numpy(BEST + (WORST - BEST) * severities).float()
@@ -34,14 +34,13 @@ def train(clip: CLIPModel, views: Views, budget: Budget, seed: int, work_dir: Pa
     with torch.no_grad():
         head.layers[-1].bias.fill_(float(scores.mean()))
     batch = min(BATCH, len(embedded))
-    batches = epochs(len(embedded), batch, np.random.default_rng(seed))
 
-    def loss_of(_: int) -> Tensor:
-        rows = torch.from_numpy(next(batches))
+    def loss_of(draws: Draws) -> Tensor:
+        rows = torch.from_numpy(draws.rows(len(embedded), batch))
         with torch.autocast("cpu", enabled=False):
             return torch.nn.functional.smooth_l1_loss(head(embedded[rows]), scores[rows])
 
-    return head, fit("quality", head, budget, 1e-2, batch, loss_of, work_dir)
+    return head, fit("quality", head, steps, 1e-2, batch, loss_of, work_dir, seed)
 
 
 def save(head: QualityHead, folder: Path) -> None:

@@ -10,7 +10,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation, Segf
 
 from models.miniature.dataset import SIZE, Views
 from models.miniature.training.attributes import jittered
-from models.miniature.training.common import Budget, Cost, epochs, fit, save_half, to_tensor
+from models.miniature.training.common import Cost, Draws, fit, save_half, to_tensor
 
 BATCH = 32
 LABELS = {0: "background", 1: "object"}
@@ -43,23 +43,21 @@ def processor() -> SegformerImageProcessorPil:
     )
 
 
-def train(views: Views, budget: Budget, seed: int, work_dir: Path) -> tuple[SegformerForSemanticSegmentation, Cost]:
+def train(views: Views, steps: int, seed: int, work_dir: Path) -> tuple[SegformerForSemanticSegmentation, Cost]:
     """Pixel-wise cross entropy; props are background. Images and masks are shifted together."""
     torch.manual_seed(seed)
     net = build()
-    shifts = torch.Generator().manual_seed(seed)
     batch = min(BATCH, len(views))
-    batches = epochs(len(views), batch, np.random.default_rng(seed))
 
-    def loss_of(_: int) -> Tensor:
-        rows = next(batches)
+    def loss_of(draws: Draws) -> Tensor:
+        rows = draws.rows(len(views), batch)
         # Jittered as a fourth channel, so that the mask moves with its image; gain and noise leave it above 0.
         stacked = torch.cat([to_tensor(views.images[rows]), to_tensor(views.masks[rows] * np.uint8(255))[:, :1]], dim=1)
-        moved = jittered(stacked, shifts)
+        moved = jittered(stacked, draws.noise)
         logits = interpolate(net(pixel_values=moved[:, :3]).logits.float(), size=SIZE, mode="bilinear")
         return cross_entropy(logits, (moved[:, 3] > 0).long())
 
-    cost = fit("segmenter", net, budget, 4e-3, batch, loss_of, work_dir)
+    cost = fit("segmenter", net, steps, 4e-3, batch, loss_of, work_dir, seed)
     return net, cost
 
 

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from models.miniature.dataset import Views
-from models.miniature.training.common import Budget, Cost, epochs, fit, to_tensor
+from models.miniature.training.common import Cost, Draws, fit, to_tensor
 
 BATCH = 16
 DEPTHS = 3
@@ -37,25 +37,24 @@ def build() -> AutoencoderKL:
     )
 
 
-def train(views: Views, budget: Budget, seed: int, work_dir: Path) -> tuple[AutoencoderKL, Cost]:
+def train(views: Views, steps: int, seed: int, work_dir: Path) -> tuple[AutoencoderKL, Cost]:
     """Fit on composites, depth conditions and blanks; latent mean and scale go into the configuration."""
     torch.manual_seed(seed)
     vae = build()
     batch = min(BATCH, len(views))
-    batches = epochs(len(views), batch, np.random.default_rng(seed))
 
-    def loss_of(step: int) -> Tensor:
-        rows = next(batches)
+    def loss_of(draws: Draws) -> Tensor:
+        rows = draws.rows(len(views), batch)
         images = to_tensor(views.images[rows])
         images[:DEPTHS] = to_tensor(views.depths[rows[:DEPTHS]])
-        if step % 2:
+        if draws.step % 2:
             images[0] = -1
         weight = 1 + OBJECT_WEIGHT * torch.from_numpy(views.masks[rows])[:, None].float()
         posterior = vae.encode(images).latent_dist
         decoded = vae.decode(posterior.sample()).sample.float()
         return reconstruction_loss(decoded, images, weight) + KL_WEIGHT * posterior.kl().float().mean()
 
-    cost = fit("vae", vae, budget, 2e-3, batch, loss_of, work_dir)
+    cost = fit("vae", vae, steps, 2e-3, batch, loss_of, work_dir, seed)
     set_latent_statistics(vae, views)
     return vae, cost
 

@@ -1,6 +1,5 @@
 """The miniature's training: captions that hold, splits that hold, and a whole run in tiny steps that resumes."""
 
-import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
@@ -21,7 +20,7 @@ from models.miniature.scenes import OTHER_OBJECTS, SCENES, full_caption
 from models.miniature.tokenizers import LENGTH, build_tokenizer
 from models.miniature.training import clip, flux, segmenter
 from models.miniature.training.captions import BLURRED, draw_caption
-from models.miniature.training.common import Budget, epochs, fit
+from models.miniature.training.common import Cost, Draws, fit
 from models.miniature.training.degrade import DEGRADATIONS
 from models.miniature.world import caption, export_glb, sample_specs
 from models.scorers.clip import ClipScorer
@@ -55,7 +54,7 @@ def trained(views: Views, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     out, work = tmp_path_factory.mktemp("weights"), tmp_path_factory.mktemp("work")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train.report, "STEPS", 2)
-        train.finish(views, views, dict.fromkeys(train.STEPS, Budget(2)), out, work, seed=0)
+        train.finish(views, views, dict.fromkeys(train.STEPS, 2), out, work, seed=0)
     return out, work
 
 
@@ -130,38 +129,52 @@ def test_views_are_rendered_once_and_equal_again(tmp_path: Path):
     assert render_views(others, 2, 0, tmp_path / "a", workers=1).ids == tuple(spec.id for spec in others)
 
 
-def test_fit_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_resumed_training_ends_in_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("models.miniature.training.common.CHECKPOINT_SECONDS", -1.0)
-    seen: list[int] = []
 
-    def run(stop_at: int) -> None:
+    def run(folder: Path, stop_at: int | None = None) -> torch.Tensor:
+        torch.manual_seed(0)
         net = torch.nn.Linear(2, 1)
 
-        def loss_of(step: int) -> torch.Tensor:
-            if step == stop_at:
+        def loss_of(draws: Draws) -> torch.Tensor:
+            if draws.step == stop_at:
                 raise KeyboardInterrupt
-            seen.append(step)
-            return net(torch.ones(1, 2)).square().mean()
+            rows = torch.from_numpy(draws.rows(10, 4)).float()[:, None].expand(-1, 2)
+            noise = torch.randn(rows.shape, generator=draws.noise) + torch.rand(rows.shape)
+            return (net(rows + noise) - draws.words.random() - draws.numbers.random()).square().mean()
 
-        fit("x", net, Budget(6), 0.1, 1, loss_of, tmp_path)
+        fit("x", net, 6, 0.1, 4, loss_of, folder, seed=0)
+        return net.weight.detach()
 
+    whole = run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        run(stop_at=3)
-    run(stop_at=99)
-    assert seen == [0, 1, 2, 3, 4, 5]
+        run(tmp_path / "cut", stop_at=3)
+    assert torch.equal(run(tmp_path / "cut"), whole)
 
 
 def test_fit_stops_at_a_loss_that_is_not_finite(tmp_path: Path):
     net = torch.nn.Linear(1, 1)
     with pytest.raises(FloatingPointError, match="step 0"):
-        fit("x", net, Budget(2), 0.1, 1, lambda _: net(torch.ones(1, 1)).sum() * float("nan"), tmp_path)
+        fit("x", net, 2, 0.1, 1, lambda _: net(torch.ones(1, 1)).sum() * float("nan"), tmp_path, seed=0)
 
 
-def test_epochs_cover_every_item_once():
-    batches = epochs(10, 5, np.random.default_rng(0))
-    assert sorted(np.concatenate([next(batches), next(batches)]).tolist()) == list(range(10))
+def test_an_epoch_covers_every_item_once_and_the_next_in_another_order():
+    epochs = [np.concatenate([Draws(0, step).rows(10, 5) for step in pair]) for pair in ((0, 1), (2, 3))]
+    assert sorted(epochs[0].tolist()) == sorted(epochs[1].tolist()) == list(range(10))
+    assert epochs[0].tolist() != epochs[1].tolist()
     with pytest.raises(ValueError, match="3 items"):
-        next(epochs(3, 4, np.random.default_rng(0)))
+        Draws(0, 0).rows(3, 4)
+
+
+def test_a_work_folder_of_another_training_is_refused(tmp_path: Path):
+    def work() -> tuple[torch.nn.Module, Cost]:
+        return torch.nn.Linear(1, 1), Cost(1, 1, 0.0, 0.0)
+
+    made, _ = train._once(tmp_path, "net", {"seed": 0}, torch.nn.Linear(1, 1), work)
+    again, _ = train._once(tmp_path, "net", {"seed": 0}, torch.nn.Linear(1, 1), work)
+    assert torch.equal(made.weight, again.weight)
+    with pytest.raises(ValueError, match=r"'seed': 0.*'seed': 1"):
+        train._once(tmp_path, "net", {"seed": 1}, torch.nn.Linear(1, 1), work)
 
 
 def test_same_captions_share_the_contrastive_target():
@@ -231,14 +244,7 @@ def test_results_name_every_net_and_a_second_run_trains_nothing(
     for module in (train.vae, train.clip, train.dino, train.segmenter, train.quality, train.flux):
         monkeypatch.setattr(module, "train", refuse)
     monkeypatch.setattr(train.report, "STEPS", 2)
-    budgets = dict.fromkeys(train.STEPS, Budget(2))
-    train.finish(views, views, budgets, tmp_path, work, seed=0)
+    steps = dict.fromkeys(train.STEPS, 2)
+    train.finish(views, views, steps, tmp_path, work, seed=0)
     for path in sorted(out.rglob("*.safetensors")):
         assert (tmp_path / path.relative_to(out)).read_bytes() == path.read_bytes(), path.name
-
-
-def test_a_budget_in_minutes_follows_the_clock():
-    budget = Budget(100, minutes=1.0)
-    assert budget.progress(10, 0.0) == pytest.approx(0.1)
-    assert budget.progress(10, 30.0) == pytest.approx(0.5)
-    assert dataclasses.replace(budget, minutes=None).progress(10, 1e9) == pytest.approx(0.1)
