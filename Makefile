@@ -34,5 +34,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 system:
 	@.ci/system-packages $(SYSTEM_PACKAGES)
 
+# The views and checkpoints of a miniature training stay; they are artifacts/.miniature.
 clean:
-	rm -rf artifacts .prefect
+	find artifacts -mindepth 1 -maxdepth 1 ! -name .miniature -exec rm -rf {} +
+	rm -rf .prefect

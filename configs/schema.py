@@ -22,7 +22,7 @@ class ConfigError(Exception):
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelRef(Section):
@@ -105,7 +105,7 @@ class Render(Budget):
     candidate_views: Annotated[int, Field(ge=2, le=64)] = Field(8, description="views that sets are chosen from")
     views_per_set: Annotated[int, Field(ge=2, le=8)] = Field(3, description="K")
     max_sets: Annotated[int, Field(ge=1, le=16)] = Field(1, description="sets per object")
-    max_elevation_deg: Annotated[float, Field(gt=0, le=90)] = 70.0
+    max_elevation_deg: Annotated[float, Field(gt=0, lt=90)] = 70.0
     fov_deg: Annotated[float, Field(gt=5, lt=120)] = 40.0
     min_overlap: Share = Field(0.10, description="smallest share of the grid that must correspond, in every pair")
     overlap_grid: Annotated[int, Field(ge=8, le=512)] = 128
@@ -120,7 +120,7 @@ class Generate(Budget):
     true_cfg_scale: Annotated[float, Field(ge=1, le=30)] = 2.5
     cfg_start_step: Annotated[int, Field(ge=0)] = Field(1, description="first step with the negative prompt")
     negative_prompt: str = "3d render, low resolution, blurry, cartoon, illustration"
-    prompt_suffix: str = ""
+    prompt_suffix: str = Field("", description="appended to every prompt; method.md 3 puts the object on the ground")
     msa: bool = True
     msa_first_step: Literal["full", "masked"] = "full"
     mask_dilation: Literal[1, 3, 5, 7, 9, 11, 13, 15] = Field(1, description="side of the window, in tokens")
@@ -185,12 +185,15 @@ class Train(Budget):
 
 class Evaluate(Budget):
     objects: Annotated[int, Field(ge=0)] = Field(0, description="held-out objects to use, 0 for all")
-    references: tuple[Annotated[int, Field(ge=1, le=16)], ...] = (1, 3)
-    seeds: tuple[int, ...] = (0,)
+    references: Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1)] = (1, 3)
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     steps: Annotated[int, Field(ge=2, le=200)] = 30
     guidance_scale: Annotated[float, Field(ge=0, le=50)] = 3.5
     image_scale: Annotated[float, Field(ge=0, le=50)] = Field(1.0, description="s_I of Eq. 5.4")
     text_scale: Annotated[float, Field(ge=0, le=50)] = Field(1.5, description="s_c of Eq. 5.4")
+    base_text_scale: Annotated[float, Field(ge=0, le=50)] = Field(
+        1.5, description="text guidance of the base row, which has no image guidance beside it"
+    )
     backdrop: Literal["grey", "scenes"] = Field(
         "grey", description="behind rendered references: plain grey, or the miniature world's painted scenes"
     )
@@ -198,6 +201,7 @@ class Evaluate(Budget):
         "clip_score",
         description="clip_facts: share of the prompt's multiple-choice facts that CLIP answers right",
     )
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the customization model")
     batch_images: Count = 16
 
 
@@ -231,6 +235,11 @@ class Recipe(Section):
                 f"prompts.scenes + prompts.other_object is {wanted}; render.views_per_set x render.max_sets is "
                 f"{needed}, and every image of an object needs a prompt of its own"
             )
+        if self.select.min_images > self.render.views_per_set:
+            raise ValueError(
+                f"select.min_images is {self.select.min_images}; allowed: at most render.views_per_set, "
+                f"{self.render.views_per_set}, since no set has more images"
+            )
         if self.render.views_per_set > self.render.candidate_views:
             raise ValueError(
                 f"render.views_per_set is {self.render.views_per_set}; allowed: at most render.candidate_views, "
@@ -244,7 +253,9 @@ class Runtime(Section):
 
     runner: Literal["thread", "process"] = "process"
     workers: Annotated[int, Field(ge=1, le=1024)] = 2
-    device: str = Field("auto", description="auto, cpu, cuda, or cuda:N; process workers share the GPUs round-robin")
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")] = Field(
+        "auto", description="auto, cpu, cuda, or cuda:N; process workers share the GPUs round-robin"
+    )
     threads_per_worker: Annotated[int, Field(ge=0)] = Field(
         0, description="torch threads; 0: cores / shards of the stage, at least 1, so that workers change no byte"
     )
@@ -406,7 +417,17 @@ def _allowed(node: dict[str, Any]) -> str:
         "exclusiveMaximum": "below",
     }
     words = [f"{text} {node[bound]:g}" for bound, text in bounds.items() if bound in node]
+    if "minItems" in node:
+        words.append(f"at least {node['minItems']} entry")
+    if "pattern" in node:
+        words.append(f"of the form {node['pattern']}")
     if "multipleOf" in node:
         words.append(f"multiples of {node['multipleOf']:g}")
-    kind = {"integer": "whole numbers", "number": "numbers", "boolean": "true or false", "string": "text"}
+    kind = {
+        "integer": "whole numbers",
+        "number": "numbers",
+        "boolean": "true or false",
+        "string": "text",
+        "array": "lists with",
+    }
     return " ".join([kind.get(node.get("type", ""), ""), " and ".join(words)]).strip()

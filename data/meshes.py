@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import re
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -33,8 +32,6 @@ class MeshError(Exception):
     """
 
     def __init__(self, reason: str, detail: str) -> None:
-        # Memory addresses in the texts of other libraries would make equal failures look different.
-        detail = re.sub(r" at 0x[0-9a-fA-F]+", "", detail)
         super().__init__(reason, detail)
         self.reason, self.detail = reason, detail
 

@@ -17,7 +17,17 @@ VERTEX_SIZES = (3, 3, 2, 4)
 
 
 class RenderBackendError(Exception):
-    """OpenGL through EGL is not to be had; the message ends with what to do."""
+    """OpenGL through EGL is not to be had; the message ends with what to do.
+
+    `transient` says whether the driver refused, as it may for a moment when many contexts are made at once.
+    """
+
+    def __init__(self, message: str, transient: bool = False) -> None:
+        super().__init__(message, transient)
+        self.message, self.transient = message, transient
+
+    def __str__(self) -> str:
+        return self.message
 
 
 def opengl() -> Any:
@@ -53,8 +63,9 @@ def open_context() -> Any:
         return context
     except Exception as error:
         # A missing library shows as ImportError, AttributeError, AssertionError or an EGL error, by driver.
+        missing = isinstance(error, ImportError | AttributeError | AssertionError)
         raise RenderBackendError(
-            f"no OpenGL context through EGL: {type(error).__name__}: {error}; fix: {INSTALL_HINT}"
+            f"no OpenGL context through EGL: {type(error).__name__}: {error}; fix: {INSTALL_HINT}", not missing
         ) from error
 
 

@@ -129,6 +129,9 @@ class Reason(Record):
 
 class ImageDecision(Record):
     kept: bool
+    identity: float | None = Field(
+        None, description="mean cosine to the images that quality left, as min_identity judges; None if it fell before"
+    )
     reasons: list[Reason] = []
 
 

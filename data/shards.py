@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,6 +15,8 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from data.ids import canonical_json
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 MEMBER_MODE = 0o444
 
@@ -147,8 +150,12 @@ class ShardWriter:
         self.keys.append(key)
 
     def fail(self, key: str, reason: str, detail: str = "") -> None:
-        """Record that `key` could not be made, and why; the shard goes on."""
-        self.failed.append(Failure(key=key, reason=reason, detail=detail[:2000]))
+        """Record that `key` could not be made, and why; the shard goes on.
+
+        Memory addresses, as other libraries put them into their messages, are left out: equal runs record equal bytes.
+        """
+        plain = _ADDRESS.sub("", detail)
+        self.failed.append(Failure(key=key, reason=reason, detail=plain[:2000]))
 
     def finish(self, run: dict[str, Any] | None = None) -> Receipt:
         self._tar.close()

@@ -5,6 +5,7 @@ A stage is a module in tasks/ with three plain functions:
     plan(ctx) -> list[ShardSpec]            deterministic from the inputs; cheap; reads indexes, not images
     run_shard(ctx, spec, out) -> None       makes one shard through `out` (add or fail every key of the spec)
     finalize(ctx, index, out_dir) -> dict   writes files beside the shards; returns numbers for the summary
+    FILTERED_REASONS                        optional: reasons of `out.fail` that the failure budget does not count
 """
 
 from collections.abc import Iterator, Sequence

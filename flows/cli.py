@@ -29,6 +29,8 @@ RecipeOption = Annotated[
 SetOption = Annotated[list[str] | None, typer.Option("--set", "-s", help="section.key=value, on top of the recipe.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 HERE = Path(".")
+INTERRUPTED = 130
+"""Exit code that typer makes of Ctrl-C."""
 
 
 @app.command()
@@ -42,12 +44,13 @@ def run(
 ) -> None:
     """Run the pipeline: every stage that is not up to date, resuming where it stopped."""
     from flows.graph import load_graph
-    from flows.workspace import choose_recipe, prepare_workspace
+    from flows.workspace import PROJECT, choose_recipe, locked, prepare_workspace
 
     chosen = _runtime(runtime, workers)
-    folder = prepare_workspace(workspace, choose_recipe(workspace.resolve(), recipe, tuple(overrides or ())))
-    load_graph(folder).until(until)
-    _walk(folder, until, chosen)
+    wanted = choose_recipe(workspace.resolve(), recipe, tuple(overrides or ()))
+    load_graph(PROJECT).until(until)
+    with locked(workspace):
+        _walk(prepare_workspace(workspace, wanted), until, chosen)
 
 
 def _walk(folder: Path, until: str | None, runtime: "Runtime") -> None:
@@ -105,10 +108,11 @@ def retry_failed(
 ) -> None:
     """Make the shards that hold failed keys again, then whatever depends on them."""
     from flows.requeue import requeue_failed
-    from flows.workspace import find_workspace
+    from flows.workspace import find_workspace, locked
 
     folder = find_workspace(workspace)
-    queued = requeue_failed(folder, stage, reason)
+    with locked(folder):
+        queued = requeue_failed(folder, stage, reason)
     for item in queued:
         typer.echo(f"{item.stage}: {len(item.keys)} failed keys in {len(item.shards)} shards queued again")
     if not queued:
@@ -153,23 +157,20 @@ def doctor(workspace: WorkspaceOption = HERE, runtime: RuntimeOption = None) -> 
 
 @app.command()
 def verify(workspace: WorkspaceOption = HERE) -> None:
-    """Recompute every digest and follow the chain of statements from assets to report."""
-    from data.provenance import has_run, verify_chain
+    """Recompute every digest and follow the chain of statements from assets to report; check models and checkpoint."""
     from flows.graph import load_graph
-    from flows.workspace import find_workspace
+    from flows.verify import verify as verify_workspace
 
-    folder = find_workspace(workspace)
-    names = load_graph(folder).names
-    problems = verify_chain(folder, names)
+    problems, done = verify_workspace(workspace)
     for problem in problems:
         typer.echo(problem, err=True)
     if problems:
         typer.echo(f"{len(problems)} problems; make a stage again with: syncd run", err=True)
         raise typer.Exit(1)
-    verified = [name for name in names if has_run(folder, name)]
-    typer.echo(f"{len(verified)} stages verified: files, indexes, parameters and statements agree")
-    if len(verified) < len(names):
-        typer.echo(f"not run yet: {', '.join(name for name in names if name not in verified)}")
+    typer.echo(f"{len(done)} stages verified: files, indexes, parameters, statements, models and checkpoint agree")
+    missing = [name for name in load_graph(workspace.resolve()).names if name not in done]
+    if missing:
+        typer.echo(f"not run yet: {', '.join(missing)}")
 
 
 @app.command()
@@ -262,9 +263,10 @@ def main() -> None:
         os.environ[DEBUG_VARIABLE] = "1"
     try:
         app()
-    except KeyboardInterrupt:
-        typer.echo("interrupted; finished shards are kept, the same command resumes", err=True)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            typer.echo("interrupted; finished shards are kept, the same command resumes", err=True)
+        raise
     except Exception as error:
         typer.echo(f"ERROR: {error_line(error)}", err=True)
         sys.exit(2 if type(error).__name__ in ("ConfigError", "ShardError") else 1)

@@ -11,7 +11,7 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from configs.schema import Recipe, Runtime, load_resolved
+from configs.schema import Runtime, load_resolved
 from data.ids import canonical_json
 from data.provenance import make_statement, statement_path, write_statement
 from data.shards import (
@@ -57,6 +57,7 @@ from flows.worker import (
     make_shard,
     stage_module,
 )
+from flows.workspace import PROJECT
 
 PLAN_FILE = "plan.json"
 PAUSE_SECONDS = 2.0
@@ -194,7 +195,9 @@ def _run_stage(
         tell(_progress(ctx, specs, receipts))
     ordered = [receipts[spec.index] for spec in specs]
     failed = sorted((failure for receipt in ordered for failure in receipt.failed), key=lambda item: item.key)
-    check_budget(ctx.recipe, stage, failed, sum(len(spec.keys) for spec in specs))
+    filtered = getattr(module, "FILTERED_REASONS", frozenset())
+    counted = [failure for failure in failed if failure.reason not in filtered]
+    check_budget(ctx, counted, sum(len(spec.keys) for spec in specs))
     if stage_signature(graph, stage, workspace) != ctx.signature:
         raise StageError(f"{stage}: its recipe or inputs changed while it ran; run the same command again")
     index = publish(module, ctx, ordered, failed)
@@ -286,19 +289,21 @@ def _crash(ctx: StageContext, index: int, error: Exception) -> Exception:
     return crash
 
 
-def check_budget(recipe: Recipe, stage: str, failed: Iterable[Failure], total: int) -> None:
+def check_budget(ctx: StageContext, failed: list[Failure], total: int) -> None:
     """Raise StageError if more keys failed than `max_failed_fraction` of the stage allows."""
-    allowed = getattr(getattr(recipe, stage), "max_failed_fraction", 0.0)
-    failed = list(failed)
+    stage = ctx.stage
+    allowed = getattr(getattr(ctx.recipe, stage), "max_failed_fraction", 0.0)
     if len(failed) <= allowed * total:
         return
     reasons = Counter(failure.reason for failure in failed).most_common()
     listed = ", ".join(f"{count} {reason}" for reason, count in reasons)
     first = failed[0]
+    where = "" if ctx.workspace == PROJECT else f" --workspace {ctx.workspace}"
     raise StageError(
         f"{stage}: {len(failed)} of {total} keys failed ({listed}), more than {stage}.max_failed_fraction {allowed:g} "
         f"allows; first: {first.key}: {first.reason}: {first.detail[:200]}; try them again with: syncd retry-failed "
-        f"{stage}; accept them with: syncd run --set {stage}.max_failed_fraction={_rounded_up(len(failed) / total)}"
+        f"{stage}{where}; accept them with: syncd run --set "
+        f"{stage}.max_failed_fraction={_rounded_up(len(failed) / total)}{where}"
     )
 
 

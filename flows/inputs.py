@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from configs.schema import Assets, ConfigError, Recipe
+from data.assets.folder import files_below
 from data.ids import canonical_json, digest_of
 from data.shards import sha256_file, write_atomic
 from flows.graph import INPUTS_FILE, RECIPE_FILE, Graph
@@ -39,14 +40,18 @@ def input_values(assets: Assets, workspace: Path) -> dict[str, Any]:
             raise ConfigError(
                 f"assets.{field} is {path}: no such file or folder; set it with --set assets.{field}=PATH"
             )
+        if workspace.is_relative_to(path):
+            raise ConfigError(
+                f"assets.{field} is {path}, and the workspace {workspace} lies in it; take a --workspace outside"
+            )
         found[field] = cache.digest(path) if path.is_file() else _folder_digest(path, cache)
     cache.save()
     return {"assets": found}
 
 
 def _folder_digest(folder: Path, cache: "_Cache") -> str:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return digest_of({path.relative_to(folder).as_posix(): cache.digest(path) for path in files})
+    """Of all files but hidden ones, which no source reads."""
+    return digest_of({name: cache.digest(folder / name) for name in files_below(folder)})
 
 
 class _Cache:

@@ -18,17 +18,17 @@ from configs.schema import load_runtime
 from flows.console import say
 from flows.graph import load_graph
 from flows.plan import dvc_status
+from flows.reproduce import REASON
 from flows.worker import RUN_ID_VARIABLE, StageError
 from flows.workspace import (
     choose_recipe,
+    locked,
     prepare_workspace,
     queued_mark,
     read_last_run,
     refresh_inputs,
     run_environment,
 )
-
-DVC_NOISE = "ERROR: failed to reproduce"
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,15 @@ class StageOutcome:
 def reproduce(stage: str, workspace: str, environment: dict[str, str]) -> StageOutcome:
     """`dvc repro --single-item STAGE` as a subprocess; StageError if it fails.
 
-    The run cache is off, since receipts already spare finished work. A stage whose failed keys were queued again is
-    forced: nothing that DVC tracks has changed, and it would bring back the old output.
+    A stage whose failed keys were queued again is forced: nothing that DVC tracks has changed, and it would bring back
+    the old output.
     """
-    command = [sys.executable, "-m", "dvc", "repro", "--single-item", "--no-run-cache", "--quiet", stage]
+    command = [sys.executable, "-m", "flows.reproduce", stage]
     if queued_mark(Path(workspace), stage).exists():
         command.append("--force")
     with subprocess.Popen(command, cwd=workspace, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        forward = threading.Thread(target=_forward_errors, args=(process.stderr,))
+        reasons: list[str] = []
+        forward = threading.Thread(target=_forward_errors, args=(process.stderr, reasons))
         forward.start()
         code = process.wait()
         forward.join()
@@ -56,14 +57,17 @@ def reproduce(stage: str, workspace: str, environment: dict[str, str]) -> StageO
     ran = last.get("run_id") == environment[RUN_ID_VARIABLE]
     if code:
         reason = last.get("error") if ran else None
-        raise StageError(reason or f"{stage}: dvc repro ended with {code}; run the same command again to resume")
+        by_dvc = "".join(f": {text}" for text in reasons)
+        raise StageError(reason or f"{stage}: DVC ended with {code}{by_dvc}; the same command resumes")
     return StageOutcome(stage, ran)
 
 
-def _forward_errors(stream: IO[str] | None) -> None:
-    """Pass on what DVC and the stage print; the stage's own error is shown once, at the end."""
+def _forward_errors(stream: IO[str] | None, reasons: list[str]) -> None:
+    """Pass on what the stage prints; DVC's reason goes to `reasons`, for the one error at the end."""
     for line in stream or ():
-        if not line.startswith(DVC_NOISE):
+        if line.startswith(REASON):
+            reasons.append(line.removeprefix(REASON).strip())
+        else:
             sys.stderr.write(line)
             sys.stderr.flush()
 
@@ -81,6 +85,13 @@ def regenerate(
     `runtime` is a name or path; None takes SYNCD_RUNTIME or the local runtime.
     """
     folder = Path(workspace).resolve()
+    with locked(folder):
+        return _regenerate(folder, recipe, overrides, until, runtime)
+
+
+def _regenerate(
+    folder: Path, recipe: str | None, overrides: list[str] | None, until: str | None, runtime: str | None
+) -> list[StageOutcome]:
     if recipe is not None or overrides:
         prepare_workspace(folder, choose_recipe(folder, recipe, tuple(overrides or ())))
     refresh_inputs(folder)

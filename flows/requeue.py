@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.shards import Receipt, receipt_path
+from data.shards import Failure, receipt_path
 from flows.graph import load_graph
-from flows.history import current_signature, receipts_in, work_folder
+from flows.history import current_signature, published, receipts_in, work_folder
 from flows.workspace import queued_mark
 
 
@@ -19,24 +19,37 @@ class Requeued:
 def requeue_failed(workspace: Path, stage: str | None = None, reason: str | None = None) -> list[Requeued]:
     """Delete the receipts of shards with failed keys (of this `reason`), and mark their stage as due.
 
-    The next `syncd run` makes those shards again, and no other. (DVC alone sees no change, hence the mark.)
+    The next `syncd run` makes those shards again, and no other. (DVC alone sees no change, hence the mark.) Where
+    receipts are gone, because DVC brought the stage back from its cache, that is the whole stage.
     """
     graph = load_graph(workspace)
     names = [graph.node(stage).name] if stage else list(graph.names)
     signatures = {name: current_signature(graph, name, workspace) for name in names}
-    found = []
-    for name, signature in signatures.items():
-        folder = work_folder(workspace, name, signature) if signature else None
-        hit = [receipt for receipt in receipts_in(folder) if _failed(receipt, reason)] if folder else []
-        if folder is None or not hit:
-            continue
-        for receipt in hit:
-            receipt_path(folder, receipt.index).unlink()
-        queued_mark(workspace, name).touch()
-        keys = sorted(key for receipt in hit for key in _failed(receipt, reason))
-        found.append(Requeued(name, keys, [receipt.index for receipt in hit]))
-    return found
+    found = [_requeue(workspace, name, signature, reason) for name, signature in signatures.items() if signature]
+    return [item for item in found if item is not None]
 
 
-def _failed(receipt: Receipt, reason: str | None) -> list[str]:
-    return [failure.key for failure in receipt.failed if reason is None or failure.reason == reason]
+def _requeue(workspace: Path, stage: str, signature: str, reason: str | None) -> Requeued | None:
+    folder = work_folder(workspace, stage, signature)
+    receipts = receipts_in(folder)
+    index = published(workspace, stage)
+    if receipts:
+        hit = [receipt for receipt in receipts if _failed(receipt.failed, reason)]
+        keys = sorted(key for receipt in hit for key in _failed(receipt.failed, reason))
+        shards = [receipt.index for receipt in hit]
+    elif index is not None and index.signature == signature:
+        keys, shards = _failed(index.failed, reason), list(range(len(index.shards)))
+    else:
+        return None
+    if not keys:
+        return None
+    for number in shards:
+        receipt_path(folder, number).unlink(missing_ok=True)
+    mark = queued_mark(workspace, stage)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    return Requeued(stage, keys, shards)
+
+
+def _failed(failures: list[Failure], reason: str | None) -> list[str]:
+    return [failure.key for failure in failures if reason is None or failure.reason == reason]

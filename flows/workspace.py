@@ -1,5 +1,6 @@
 """A workspace: a folder with dvc.yaml, configs/recipe.yaml (the active recipe), configs/versions.yaml and .dvc."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -18,6 +19,10 @@ from flows.worker import RUN_ID_VARIABLE
 
 PROJECT = Path(__file__).resolve().parents[1]
 RECIPE_HEADER = "# The active recipe, complete; written by syncd run, tracked by dvc.yaml.\n"
+
+
+_held: set[Path] = set()
+"""Workspaces that this process has locked."""
 
 
 def find_workspace(folder: Path) -> Path:
@@ -60,9 +65,37 @@ def prepare_workspace(folder: Path, recipe: Recipe) -> Path:
         _copy_project_files(workspace)
     if not (workspace / ".dvc").exists():
         _init_dvc(workspace)
-    _write_if_changed(workspace / RECIPE_FILE, RECIPE_HEADER + dump_recipe(recipe))
     write_inputs(recipe, workspace)
+    _write_if_changed(workspace / RECIPE_FILE, RECIPE_HEADER + dump_recipe(recipe))
     return find_workspace(workspace)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a workspace; ConfigError if one is in it. May be nested within a process."""
+    workspace = folder.resolve()
+    if workspace in _held:
+        yield
+        return
+    path = workspace / "artifacts" / ".lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            stream.seek(0)
+            raise ConfigError(
+                f"{workspace} is in use by process {stream.read().strip() or 'unknown'}; wait for it, or take another "
+                "--workspace"
+            ) from error
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        _held.add(workspace)
+        try:
+            yield
+        finally:
+            _held.discard(workspace)
 
 
 def refresh_inputs(workspace: Path) -> None:
@@ -72,8 +105,20 @@ def refresh_inputs(workspace: Path) -> None:
 
 @contextmanager
 def activated(workspace: Path, recipe: Recipe) -> Iterator[None]:
-    """Have `recipe` active for a moment, to see what it would do; what was active comes back."""
+    """Have `recipe` active for a moment, to see what it would do; what was active comes back.
+
+    ConfigError while another process runs in the workspace: it would see the other recipe.
+    """
     find_workspace(workspace)
+    if dump_recipe(load_resolved(workspace / RECIPE_FILE)) == dump_recipe(recipe):
+        yield
+        return
+    with locked(workspace), _swapped(workspace, recipe):
+        yield
+
+
+@contextmanager
+def _swapped(workspace: Path, recipe: Recipe) -> Iterator[None]:
     paths = (workspace / RECIPE_FILE, workspace / INPUTS_FILE)
     before = [path.read_bytes() for path in paths]
     try:

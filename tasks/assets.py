@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections import Counter
 from dataclasses import asdict
 from functools import lru_cache
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import Assets
-from data.assets.base import AssetError, AssetSource, SourceError
+from data.assets.base import AssetCandidate, AssetError, AssetSource, FetchedMesh, SourceError
 from data.assets.folder import FolderSource
 from data.assets.objaverse import ObjaverseSource
 from data.ids import canonical_json, seed_for, split_of
@@ -18,38 +19,45 @@ from data.shards import ShardIndex, ShardWriter
 from data.stage import ShardSpec, StageContext, chunk
 from models.miniature.assets import MiniatureSource
 
+PAUSES_SECONDS = (1.0, 5.0)
+"""Between tries of an asset that could not be fetched for a passing reason."""
 
-def open_source(section: Assets, seed: int, options: dict[str, Any]) -> AssetSource:
-    """The source that the recipe names; reads no mesh yet."""
+
+def open_source(section: Assets, seed: int, options: dict[str, Any], workspace: Path) -> AssetSource:
+    """The source that the recipe names; reads no mesh yet. Relative paths are relative to `workspace`."""
+
+    def path(name: str | None) -> Path | None:
+        return workspace / name if name else None
+
     if section.source == "miniature":
         return MiniatureSource(
             count=section.count, seed=seed, caption_detail=section.caption_detail, licences=section.licences
         )
     if section.source == "folder":
         return FolderSource(
-            Path(str(section.folder)),
-            captions=Path(section.captions) if section.captions else None,
+            workspace / str(section.folder),
+            captions=path(section.captions),
             licences=section.licences,
             default_licence=section.default_licence,
         )
     return ObjaverseSource(
         cache=Path(options["objaverse_cache"]) if options.get("objaverse_cache") else None,
-        captions=Path(section.captions) if section.captions else None,
+        captions=path(section.captions),
         licences=section.licences,
-        uids=Path(section.uids) if section.uids else None,
-        digests=Path(section.digests) if section.digests else None,
+        uids=path(section.uids),
+        digests=path(section.digests),
         offline=options.get("offline", True),
     )
 
 
 @lru_cache(maxsize=4)
-def _opened(section: Assets, seed: int, options: bytes) -> AssetSource:
-    return open_source(section, seed, json.loads(options))
+def _opened(section: Assets, seed: int, options: bytes, workspace: Path) -> AssetSource:
+    return open_source(section, seed, json.loads(options), workspace)
 
 
 def _source(ctx: StageContext) -> AssetSource:
     """The source of this run, opened once per process: its listing may take a while."""
-    return _opened(ctx.recipe.assets, ctx.recipe.seed, canonical_json(ctx.options))
+    return _opened(ctx.recipe.assets, ctx.recipe.seed, canonical_json(ctx.options), ctx.workspace)
 
 
 def plan(ctx: StageContext) -> list[ShardSpec]:
@@ -72,10 +80,8 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     for key in spec.keys:
         candidate = by_id[key]
         try:
-            mesh = source.fetch(candidate)
+            mesh = _fetch(source, candidate)
         except AssetError as error:
-            if error.transient:
-                raise
             out.fail(key, error.reason, error.detail)
             continue
         record = AssetRecord(
@@ -94,6 +100,18 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
             attributes=dict(candidate.attributes),
         )
         out.add(key, record, {"glb": mesh.data})
+
+
+def _fetch(source: AssetSource, candidate: AssetCandidate) -> FetchedMesh:
+    """Tried again after a pause where that may help: an asset that stays out of reach is a failed key, not a crash."""
+    for pause in PAUSES_SECONDS:
+        try:
+            return source.fetch(candidate)
+        except AssetError as error:
+            if not error.transient:
+                raise
+        time.sleep(pause)
+    return source.fetch(candidate)
 
 
 def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, Any]:

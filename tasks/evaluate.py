@@ -1,8 +1,9 @@
 """Evaluate: the checkpoint on held-out objects beside its baselines, on the same initial noise (method.md 6).
 
-Rows: `base` (no adapter, no references, plain text guidance), `ours-N` (N references, normalised dual guidance,
-Eq. 5.4) and `plain-N` (the same checkpoint with plain dual guidance). Identity is measured in every row against all
-references of the object, so that the rows share one yardstick.
+Rows: `base` (no adapter, no references, plain text guidance), `copy` (the first reference as it is: all identity, no
+text, what no method should look like), `ours-N` (N references, normalised dual guidance, Eq. 5.4) and `plain-N` (the
+same checkpoint with plain dual guidance). Identity is measured in every row against all references of the object, so
+that the rows share one yardstick.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,12 +26,12 @@ from models.customizer import Customizer, CustomizeRequest, CustomizeSettings
 from models.evaluation.metrics import ImageMetrics, identity_scores, image_metrics, text_scores
 from models.evaluation.record import EvaluatedImage, EvaluationRecord
 from models.evaluation.tables import KINDS, aggregate, as_csv, as_markdown, differences
-from models.miniature.scenes import SCENES, composite, paint_scene
+from models.miniature.scenes import SCENES, composite, paint_scene, scene_phrase
 from models.training.record import CheckpointRecord
 from models.training.restore import restore
 
 GREY = 128
-BASE = "base"
+BASE, COPY = "base", "copy"
 _one_at_a_time = Lock()
 """Threads share the model, and the base row switches its adapter off."""
 
@@ -45,7 +46,7 @@ class Row:
 
     @property
     def adapted(self) -> bool:
-        return self.name != BASE
+        return self.name not in (BASE, COPY)
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Shot:
 
 
 def rows_of(references: Sequence[int]) -> list[Row]:
-    rows = [Row(BASE, 0, "plain")]
+    rows = [Row(BASE, 0, "plain"), Row(COPY, 1, "plain")]
     rows += [Row(f"ours-{count}", count, "normalised") for count in sorted(set(references))]
     return rows + [Row(f"plain-{count}", count, "plain") for count in sorted(set(references))]
 
@@ -156,7 +157,8 @@ def _held_out(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> Iterator[
         elif section.text_metric == "clip_facts" and without:
             out.fail(key, "no_facts", f"clip_facts needs facts and {without[0]!r} has none; use clip_score")
         else:
-            pictures = [_reference(ctx, sample, place) for sample, place in views]
+            scenes = _scenes_beside([prompt.text for prompt in chosen])
+            pictures = [_reference(ctx, sample, place, scenes) for sample, place in views]
             yield HeldOut(
                 record.model_copy(update={"prompts": chosen}),
                 tuple(picture for picture, _ in pictures),
@@ -168,14 +170,19 @@ def _rendered(sample: Sample) -> RenderRecord:
     return RenderRecord.model_validate(sample.record)
 
 
-def _reference(ctx: StageContext, sample: Sample, place: int) -> tuple[np.ndarray, np.ndarray]:
-    """View `place` of a rendered set on a backdrop: image and object mask."""
+def _scenes_beside(prompts: Sequence[str]) -> list[str]:
+    """Scenes that no prompt names: a copied reference must not show what a prompt asks for."""
+    return [scene for scene in SCENES if not any(scene_phrase(scene) in prompt for prompt in prompts)] or list(SCENES)
+
+
+def _reference(ctx: StageContext, sample: Sample, place: int, scenes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """View `place` of a rendered set on a backdrop, one of `scenes` if it is painted: image and object mask."""
     rgba = decode_png(sample.files[f"{place}.rgb.png"])
     mask = decode_mask(sample.files[f"{place}.mask.png"])
     cover = rgba[..., 3] / 255.0 if rgba.shape[2] == 4 else mask.astype(np.float64)
     if ctx.recipe.evaluate.backdrop == "scenes":
         rng = np.random.default_rng(seed_for(ctx.recipe.seed, "evaluate/backdrop", f"{sample.key}-{place}"))
-        scene = paint_scene(SCENES[rng.integers(len(SCENES))], len(rgba), rng)
+        scene = paint_scene(scenes[rng.integers(len(scenes))], len(rgba), rng)
         return composite(rgba[..., :3], cover, scene), mask
     blend = cover[..., None] * rgba[..., :3] + (1 - cover[..., None]) * GREY
     return np.rint(blend).astype(np.uint8), mask
@@ -185,7 +192,8 @@ def _restored(ctx: StageContext) -> tuple[Customizer, CheckpointRecord]:
     """The model of the train stage, kept per process; ValueError if its base is not the one of the recipe."""
     ctx.index("train")
     folder = ctx.output_dir("train")
-    customizer, record = _restored_once(folder, sha256_file(folder / "index.json"), ctx.device)
+    index_sha256 = sha256_file(folder / "index.json")
+    customizer, record = _restored_once(folder, index_sha256, ctx.device, ctx.recipe.evaluate.dtype)
     if record.base_model != ctx.recipe.models.customizer:
         raise ValueError(
             f"{folder}: trained from {record.base_model.name}@{record.base_model.revision}, the recipe names "
@@ -195,11 +203,13 @@ def _restored(ctx: StageContext) -> tuple[Customizer, CheckpointRecord]:
 
 
 @lru_cache(maxsize=1)
-def _restored_once(folder: Path, _index_sha256: str, device: str) -> tuple[Customizer, CheckpointRecord]:
-    return restore(folder, device)
+def _restored_once(folder: Path, _index_sha256: str, device: str, dtype: str) -> tuple[Customizer, CheckpointRecord]:
+    return restore(folder, device, dtype)
 
 
 def _generate(ctx: StageContext, customizer: Customizer, row: Row, shots: Sequence[Shot]) -> list[np.ndarray]:
+    if row.name == COPY:
+        return [shot.held_out.references[0] for shot in shots]
     section = ctx.recipe.evaluate
     height, width = shots[0].held_out.references[0].shape[:2]
     settings = CustomizeSettings(
@@ -208,7 +218,7 @@ def _generate(ctx: StageContext, customizer: Customizer, row: Row, shots: Sequen
         steps=section.steps,
         guidance_scale=section.guidance_scale,
         image_scale=section.image_scale,
-        text_scale=section.text_scale,
+        text_scale=section.text_scale if row.adapted else section.base_text_scale,
         guidance=row.guidance,
     )
     requests = [

@@ -1,7 +1,7 @@
 """Render: K placed views per set, chosen so that every pair overlaps (method.md 2)."""
 
+import threading
 from collections import Counter
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from data.records import AssetRecord, RenderRecord, ViewRecord
 from data.rendering import Renderer, View
 from data.shards import Sample, ShardIndex, ShardWriter, read_all
 from data.stage import ShardSpec, StageContext, chunk
+
+FILTERED_REASONS = frozenset({"too_few_views"})
+"""The mesh is good and holds no further set: no failure, so the budget does not count it."""
 
 
 def plan(ctx: StageContext) -> list[ShardSpec]:
@@ -125,10 +128,15 @@ def _set(
     return record, files
 
 
-@cache
+_own = threading.local()
+
+
 def renderer_of(resolution: int) -> Renderer:
-    """One per worker: an OpenGL context is slow to make."""
-    return Renderer(resolution, resolution)
+    """One per worker thread: an OpenGL context is slow to make and belongs to its thread."""
+    renderers: dict[int, Renderer] = _own.__dict__.setdefault("renderers", {})
+    if resolution not in renderers:
+        renderers[resolution] = Renderer(resolution, resolution)
+    return renderers[resolution]
 
 
 def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, Any]:

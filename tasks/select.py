@@ -6,7 +6,7 @@ features to compute pairwise similarity within each set, removing images whose a
 
 1. An image below `min_quality` is dropped.
 2. Among the images left, one whose mean similarity to the others left is below `min_identity` is dropped. All means
-   are taken before any is dropped. So a spoilt image neither drags its set down nor holds it together.
+   are taken before any is dropped. So an image that quality dropped neither drags its set down nor holds it together.
 3. The images left are taken by falling quality (then by index); one that is more similar than `max_identity` to an
    image already taken is dropped as its near-duplicate.
 4. A set with fewer than `min_images` left is dropped, and with it the images it still had.
@@ -47,7 +47,10 @@ def decide(scores: ScoreRecord, section: Select) -> DecisionRecord:
     for image, value in enumerate(quality):
         if value < section.min_quality:
             reasons[image] = Reason(code="low_quality", value=value, threshold=section.min_quality)
-    reasons |= _low_identity(pairs_kk, [i for i in range(len(quality)) if i not in reasons], section.min_identity)
+    means = _means(pairs_kk, [i for i in range(len(quality)) if i not in reasons])
+    for image, mean in means.items():
+        if mean < section.min_identity:
+            reasons[image] = Reason(code="low_identity", value=mean, threshold=section.min_identity)
     left = [image for image in range(len(quality)) if image not in reasons]
     reasons |= _near_duplicates(pairs_kk, sorted(left, key=lambda i: (-quality[i], i)), section.max_identity)
     kept = len(quality) - len(reasons)
@@ -61,6 +64,7 @@ def decide(scores: ScoreRecord, section: Select) -> DecisionRecord:
         images=[
             ImageDecision(
                 kept=image not in reasons and not of_set,
+                identity=means.get(image),
                 reasons=[reasons[image]] if image in reasons else of_set,
             )
             for image in range(len(quality))
@@ -69,16 +73,10 @@ def decide(scores: ScoreRecord, section: Select) -> DecisionRecord:
     )
 
 
-def _low_identity(pairs_kk: np.ndarray, left: list[int], threshold: float) -> dict[int, Reason]:
-    found = {}
-    for image in left:
-        others = [other for other in left if other != image]
-        if not others:
-            continue
-        mean = round(float(np.mean(pairs_kk[image, others])), 6)
-        if mean < threshold:
-            found[image] = Reason(code="low_identity", value=mean, threshold=threshold)
-    return found
+def _means(pairs_kk: np.ndarray, left: list[int]) -> dict[int, float]:
+    """Of each image that is left to the others left; none for one that is alone."""
+    others = {image: [other for other in left if other != image] for image in left}
+    return {image: round(float(np.mean(pairs_kk[image, own])), 6) for image, own in others.items() if own}
 
 
 def _near_duplicates(pairs_kk: np.ndarray, best_first: list[int], threshold: float) -> dict[int, Reason]:
@@ -129,7 +127,8 @@ def _share(part: int, whole: int) -> float | None:
 def histograms(scored: list[tuple[ScoreRecord, DecisionRecord]], thresholds: dict[str, float]) -> dict[str, Any]:
     """Score -> `edges` (bins + 1), `all` and `kept` counts per bin, and the `thresholds` that lie on its axis.
 
-    `identity_pair` counts every pair of a set once; a pair is kept when both its images are.
+    `identity` is the mean that was decided on, of the images that have one. `identity_pair` counts every pair of a set
+    once; a pair is kept when both its images are.
     """
     lines = {
         "quality": {"min_quality": thresholds["min_quality"]},
@@ -158,8 +157,13 @@ def _edges(values: list[float]) -> np.ndarray:
 
 
 def _values(scored: list[tuple[ScoreRecord, DecisionRecord]], name: str) -> tuple[list[float], list[bool]]:
-    values = [getattr(image, name) for record, _ in scored for image in record.images]
-    return values, [image.kept for _, decision in scored for image in decision.images]
+    kept = [image.kept for _, decision in scored for image in decision.images]
+    if name == "identity":
+        values = [image.identity for _, decision in scored for image in decision.images]
+    else:
+        values = [getattr(image, name) for record, _ in scored for image in record.images]
+    there = [(value, keep) for value, keep in zip(values, kept, strict=True) if value is not None]
+    return [value for value, _ in there], [keep for _, keep in there]
 
 
 def _pairs(scored: list[tuple[ScoreRecord, DecisionRecord]]) -> tuple[list[float], list[bool]]:

@@ -65,7 +65,7 @@ class FolderSource:
 
     @cached_property
     def _listing(self) -> AssetListing:
-        files = _files_below(self.folder)
+        files = files_below(self.folder)
         meshes = [file for file in files if _suffix(file) in FORMATS]
         if not meshes:
             raise SourceError(f"{self.folder}: no mesh in it or below; put GLB, GLTF, OBJ or PLY files there")
@@ -142,7 +142,7 @@ def _suffix(file: str) -> str:
     return os.path.splitext(file)[1].lower()
 
 
-def _files_below(folder: Path) -> list[str]:
+def files_below(folder: Path) -> list[str]:
     """Paths relative to `folder`, with forward slashes, sorted; linked folders are not entered."""
     found: list[str] = []
     for directory, subfolders, names in os.walk(folder):

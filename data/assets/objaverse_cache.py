@@ -111,10 +111,13 @@ class ObjaverseCache:
             sha256 = hashlib.sha256(data).hexdigest()
         else:
             data, sha256 = self._download(uid, object_path, expected_sha256)
-        origin = f"{path} (delete it to have it downloaded again)" if cached else object_path
         if expected_sha256 not in (None, sha256):
-            raise AssetError("modified", f"{origin}: sha256 {sha256}, expected {expected_sha256}")
-        check_glb(data, origin)
+            raise AssetError(
+                "modified",
+                f"{object_path}: sha256 {sha256}, expected {expected_sha256}; delete it from the cache to have it "
+                "downloaded again",
+            )
+        check_glb(data, object_path)
         if not cached:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, data)
@@ -123,9 +126,7 @@ class ObjaverseCache:
     def _download(self, uid: str, object_path: str, expected_sha256: str | None) -> tuple[bytes, str]:
         """The package calls back "found" or "modified", as the digest compares; both are delivered from here."""
         if self.offline_because:
-            raise AssetError(
-                "offline", f"{self.folder / FOLDER / object_path} missing, and {self.offline_because}; {FILL_HINT}"
-            )
+            raise AssetError("offline", f"{object_path} is not in the cache, and {self.offline_because}; {FILL_HINT}")
         delivered: list[tuple[bytes, str]] = []
 
         def on_found(local_path: str, sha256: str, **_: Any) -> None:

@@ -30,8 +30,10 @@ class ImageMetrics:
         return asdict(self)
 
 
-METRICS = ("identity", "text", "geometric", "saturation", "clipped")
+METRICS = ("identity", "text", "geometric", "saturation", "clipped", "object_found")
 DIGITS = 6
+SMALLEST_OBJECT = 0.005
+"""Share of the frame below which what the segmenter marks is no object: 20 pixels of 64 x 64."""
 
 
 def identity_scores(
@@ -42,10 +44,10 @@ def identity_scores(
     batch: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(N,) mean cosine of each image's object, background masked out, to its references (R_i, D); and (N,) whether the
-    segmenter found an object. Where it found none the score is 0: the object is not there.
+    segmenter found an object of at least SMALLEST_OBJECT of the frame. Where not the score is 0: it is not there.
     """
     masks = segmenter.masks(images, batch=batch)
-    found = np.array([bool(mask.any()) for mask in masks])
+    found = np.array([mask.mean() >= SMALLEST_OBJECT for mask in masks])
     scores = np.zeros(len(images))
     places = np.flatnonzero(found)
     if places.size:

@@ -15,8 +15,6 @@ EMOTIVE_WORDS = frozenset(
         "captivating",
         "charming",
         "chic",
-        "cosy",
-        "cozy",
         "delightful",
         "enchanting",
         "exquisite",
@@ -34,6 +32,11 @@ EMOTIVE_WORDS = frozenset(
 )
 """Adjectives that say how to feel about a picture and not what is in it."""
 
+_NO_NOUN = (
+    r"(?:and|or|but|about|above|against|among|at|before|behind|below|beside|between|by|for|from|in|inside|into|near|"
+    r"next|of|off|on|onto|outside|over|to|toward|towards|under|when|where|while|with)\b"
+)
+"""What follows an adjective that describes nothing after it: "the light is beautiful behind a mug"."""
 _QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'})
 _MARKER = re.compile(r"^\s*(?:\(?\d{1,3}[.):]\s+|[-*+\u2022\u2013]\s+)")
 _MARKUP = re.compile(r"\*\*|__|`")
@@ -53,10 +56,12 @@ def remove_adjectives(text: str, words: Collection[str]) -> str:
     """`text` without those of `words` that stand before another word, with "a" and "an" put right after it.
 
     Case does not matter. A word is left where it is part of another one, hyphens included ("well-worn" keeps its
-    "worn"), and at the end of a phrase ("the view is serene"), where it cannot be dropped.
+    "worn"), and at the end of a phrase ("the view is serene", "is serene behind a mug"), where it cannot be dropped.
     """
     listed = "|".join(sorted(map(re.escape, words)))
-    adjective = rf"(?:(?:very|truly|really|quite|so)\s+)?(?<![\w-])(?:{listed})(?![\w-])(?:,\s*|\s+and\s+|\s+)"
+    adjective = (
+        rf"(?:(?:very|truly|really|quite|so)\s+)?(?<![\w-])(?:{listed})(?![\w-])(?:,\s*|\s+and\s+|\s+)(?!{_NO_NOUN})"
+    )
     pattern = re.compile(rf"(?P<article>\ban?\s+)?(?:{adjective})+(?P<next>\w+)", re.IGNORECASE)
 
     def without(found: re.Match[str]) -> str:

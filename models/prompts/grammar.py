@@ -23,7 +23,8 @@ class GrammarWriter:
 
     A kind has finitely many captions (as many as scenes; scenes x other objects; scenes x colours), and `write`
     returns fewer than asked when they are used up. `property` captions change the colour: they name the object by
-    its category and give it a colour that neither its caption nor its attributes mention.
+    its category and give it a colour that neither its caption nor its attributes mention. Its own first colour is
+    always among the answers to the colour question, so that an unchanged object gives the wrong one.
     """
 
     name = "grammar"
@@ -42,8 +43,12 @@ class GrammarWriter:
         if kind == "property":
             shown = f"{phrase} {' '.join(map(str, attributes.values()))}"
             colours = [colour for colour in COLOURS if not re.search(rf"\b{colour}\b", shown, re.IGNORECASE)]
+            named = [str(attributes["primary"])] if "primary" in attributes else re.findall(r"\w+", shown.lower())
+            own = next((word for word in named if word in COLOURS), None)
             noun = category or head_noun(phrase)
-            return [_recoloured(noun, scene, colour, colours) for colour, scene in spread([colours, SCENES], n, seed)]
+            return [
+                _recoloured(noun, scene, colour, colours, own) for colour, scene in spread([colours, SCENES], n, seed)
+            ]
         raise ValueError(f"caption kind {kind!r}; choose one of {', '.join(KINDS)}")
 
 
@@ -96,13 +101,13 @@ def _draft(phrase: str, category: str, scene: str, other: str | None = None) -> 
     return Draft(text, tuple(facts))
 
 
-def _recoloured(noun: str, scene: str, colour: str, colours: Sequence[str]) -> Draft:
+def _recoloured(noun: str, scene: str, colour: str, colours: Sequence[str], own: str | None) -> Draft:
     def caption(shade: str) -> str:
         return full_caption(with_article(f"{shade} {noun}"), scene)
 
     text = caption(colour)
     facts = [
-        _fact("what colour is it", text, colour, colours, caption),
+        _fact("what colour is it", text, colour, colours, caption, own),
         _fact("where is it", text, scene, SCENES, lambda name: full_caption(with_article(f"{colour} {noun}"), name)),
     ]
     return Draft(text, tuple(facts))
@@ -116,13 +121,22 @@ def _with_word(phrase: str, word: str, other: str) -> str:
 
 
 def _fact(
-    question: str, key: str, answer: str, options: Sequence[str], caption: Callable[[str], str]
+    question: str,
+    key: str,
+    answer: str,
+    options: Sequence[str],
+    caption: Callable[[str], str],
+    trap: str | None = None,
 ) -> dict[str, Any]:
-    """A question of four captions, or fewer if there are fewer options; which ones and their order depend on `key`."""
+    """A question of four captions, or fewer if there are fewer options; which ones and their order depend on `key`.
+
+    `trap` is a wrong answer that is always among them.
+    """
 
     def rank(option: str) -> str:
         return hashlib.sha256(f"{question}/{key}/{option}".encode()).hexdigest()
 
-    wrong = sorted((option for option in options if option != answer), key=rank)[: _CHOICES - 1]
-    choices = sorted([answer, *wrong], key=rank)
+    traps = [trap] if trap is not None and trap != answer else []
+    wrong = sorted((option for option in options if option not in (answer, trap)), key=rank)
+    choices = sorted([answer, *traps, *wrong[: _CHOICES - 1 - len(traps)]], key=rank)
     return {"question": question, "choices": [caption(option) for option in choices], "answer": caption(answer)}

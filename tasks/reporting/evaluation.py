@@ -15,7 +15,7 @@ from tasks.reporting.sets import spaced
 FILE = "metrics.json"
 MAX_EXAMPLES = 8
 TITLES = {"background": "Background-change prompts", "property": "Property-change prompts", "all": "All prompts"}
-METRICS = ("identity", "text", "geometric", "saturation", "clipped")
+METRICS = ("identity", "text", "geometric", "saturation", "clipped", "object_found")
 Cell = Mapping[str, float | None]
 
 

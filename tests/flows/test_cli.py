@@ -1,6 +1,8 @@
 """The syncd command: quick help, one clear line for every error, exit codes a scheduler can use."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from configs.schema import ConfigError
 from flows.batch import run_one_shard
 from flows.engine import run_stage
 from flows.runners import serial
+from models.registry import WEIGHTS_VARIABLE, miniature_weights
 
 SYNCD = [sys.executable, "-m", "flows.cli"]
 
@@ -86,16 +89,22 @@ def test_status_as_json_can_be_read_by_a_machine(tmp_path: Path) -> None:
     assert [(state["stage"], state["state"]) for state in states] == [("assets", "not begun"), ("prompts", "waiting")]
 
 
-def test_verify_fails_with_the_name_of_what_was_changed(tmp_path: Path) -> None:
+def test_verify_fails_with_the_name_of_what_was_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bare_workspace(tmp_path)
     (tmp_path / ".dvc").mkdir()
     run_stage("assets", tmp_path, RUNTIME, serial, package="fake_tasks")
     good = syncd("verify", folder=tmp_path)
     assert good.returncode == 0 and "1 stages verified" in good.stdout and "not run yet: prompts" in good.stdout
     (tmp_path / "artifacts/assets/notes.txt").write_text("other")
+    weights = shutil.copytree(miniature_weights(), tmp_path / "weights")
+    with (weights / "dino" / "model.safetensors").open("r+b") as stream:
+        stream.seek(-1, os.SEEK_END)
+        stream.write(b"\x7f")
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(weights))
     bad = syncd("verify", folder=tmp_path)
     assert bad.returncode == 1
     assert "notes.txt" in bad.stderr
+    assert "model miniature-dino" in bad.stderr and "bring back the pinned files" in bad.stderr
 
 
 def test_shards_made_one_by_one_are_all_that_a_stage_needs(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from flows import engine, worker
 from flows.engine import StageResult, run_stage
 from flows.graph import UntrackedError, load_graph
 from flows.history import receipts_in
+from flows.requeue import requeue_failed
 from flows.runners import serial
 from flows.worker import DiskFullError, StageError
 
@@ -152,6 +154,21 @@ def test_a_larger_budget_accepts_the_same_shards_without_making_them_again(tmp_p
         run(tmp_path)
     result = run(activate(tmp_path, "assets.max_failed_fraction=0.31"))
     assert (result.reused, result.keys) == (4, 7)
+
+
+def test_filtered_keys_are_listed_and_spend_no_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_trouble(bare_workspace(tmp_path), fail=["object-001", "object-002", "object-005"])
+    monkeypatch.setattr("fake_tasks.assets.FILTERED_REASONS", frozenset({"corrupt"}), raising=False)
+    assert run(tmp_path).failed == {"corrupt": 3}
+
+
+def test_failed_keys_of_a_stage_without_receipts_can_be_queued(tmp_path: Path) -> None:
+    make_trouble(bare_workspace(tmp_path), fail=["object-004"])
+    run(tmp_path)
+    assert requeue_failed(tmp_path, "assets", reason="other") == []
+    shutil.rmtree(tmp_path / "artifacts" / ".work")
+    (queued,) = requeue_failed(tmp_path, "assets")
+    assert (queued.keys, queued.shards) == (["object-004"], [0, 1, 2, 3])
 
 
 @pytest.mark.parametrize("error", ["memory", "flaky"])

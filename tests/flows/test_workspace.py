@@ -1,16 +1,18 @@
 """Workspaces: recipes are activated, paths keep their meaning, and files that a recipe names are tracked."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from fake_workspace import bare_workspace
+from fake_workspace import bare_workspace, subprocess_environment
 
 from configs.schema import ConfigError, Recipe, load_recipe, load_resolved
 from flows.graph import load_graph, stage_signature
 from flows.inputs import check_inputs, input_values, resolve_paths, write_inputs
-from flows.workspace import choose_recipe, find_workspace, quiet_environment, run_environment
+from flows.workspace import choose_recipe, find_workspace, locked, quiet_environment, run_environment
 
 
 def folder_recipe(path: str) -> Recipe:
@@ -110,3 +112,27 @@ def test_the_runtime_travels_in_the_environment_so_that_dvc_does_not_track_it(tm
     assert '"workers":5' in environment["SYNCD_RUNTIME"]
     assert environment["PREFECT_API_URL"] == "http://server/api"
     assert environment["SYNCD_RUN_ID"] == "run-1"
+
+
+def test_a_workspace_inside_the_folder_of_meshes_is_refused(meshes: Path) -> None:
+    for workspace in (meshes, meshes / "more"):
+        with pytest.raises(ConfigError, match="lies in it; take a --workspace outside"):
+            input_values(folder_recipe(str(meshes)).assets, workspace)
+
+
+def test_hidden_files_are_no_part_of_the_digest(tmp_path: Path, meshes: Path) -> None:
+    section = folder_recipe(str(meshes)).assets
+    first = input_values(section, tmp_path)
+    (meshes / ".DS_Store").write_bytes(b"x")
+    assert input_values(section, tmp_path) == first
+
+
+def test_one_run_at_a_time_in_a_workspace(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from flows.workspace import locked\nwith locked(Path(sys.argv[1])): pass"
+    )
+    other = [sys.executable, "-c", code, str(tmp_path)]
+    with locked(tmp_path), locked(tmp_path):
+        refused = subprocess.run(other, env=subprocess_environment(), capture_output=True, text=True)
+        assert f"in use by process {os.getpid()}; wait for it" in refused.stderr
+    assert subprocess.run(other, env=subprocess_environment()).returncode == 0

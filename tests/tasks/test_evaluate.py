@@ -122,12 +122,12 @@ def test_every_row_makes_the_same_shots_from_the_same_noise(recipe: Recipe, make
     by_row: dict[str, list[tuple[int, int, int]]] = {}
     for image in record.images:
         by_row.setdefault(image.row, []).append((image.prompt, image.seed, image.noise_seed))
-    assert list(by_row) == ["base", "ours-1", "ours-3", "plain-1", "plain-3"]
+    assert list(by_row) == ["base", "copy", "ours-1", "ours-3", "plain-1", "plain-3"]
     assert all(shots == by_row["base"] for shots in by_row.values())
     assert len({noise for _, _, noise in by_row["base"]}) == 4, "every prompt and seed has noise of its own"
     assert {image.kind for image in record.images} == {"background", "property"}
     assert set(files["mug-a"]) == {f"ref.{n}.png" for n in range(3)} | {f"{image.name}.png" for image in record.images}
-    assert index.summary["images"] == 20
+    assert index.summary["images"] == 24
 
 
 def test_rows_are_the_model_with_what_their_names_say(recipe: Recipe, make_workspace: Workspace, trained: Path) -> None:
@@ -147,8 +147,9 @@ def test_rows_are_the_model_with_what_their_names_say(recipe: Recipe, make_works
         ("plain-1", adapted, 1, "plain"),
         ("plain-3", adapted, 3, "plain"),
     ):
+        scale = section.base_text_scale if row == "base" else section.text_scale
         settings = CustomizeSettings(
-            SIDE, SIDE, section.steps, section.guidance_scale, section.image_scale, section.text_scale, guidance
+            SIDE, SIDE, section.steps, section.guidance_scale, section.image_scale, scale, guidance
         )
         request = CustomizeRequest("a blue mug", shot.noise_seed, references[:count])
         expected = model.generate_many([request], settings)[0]
@@ -156,6 +157,7 @@ def test_rows_are_the_model_with_what_their_names_say(recipe: Recipe, make_works
         assert np.abs(pictures[row].astype(int) - expected).max() <= 1
     distinct = {picture.tobytes() for picture in pictures.values()}
     assert len(distinct) == 5, "the rows differ, so that the comparison above means something"
+    np.testing.assert_array_equal(decode_png(own["copy.p1.s1.png"]), references[0])
 
 
 def test_files_and_summary_hold_the_numbers_of_the_records(recipe: Recipe, make_workspace: Workspace) -> None:
@@ -177,7 +179,7 @@ def test_files_and_summary_hold_the_numbers_of_the_records(recipe: Recipe, make_
     assert recipe.models.segmenter.revision in metrics["backbones"]["identity"]
     assert metrics["backbones"]["text"].startswith("clip_facts by tiny-clip@")
     lines = [json.loads(line) for line in (folder / "images.jsonl").read_text().splitlines()]
-    assert len(lines) == 60
+    assert len(lines) == 72
     assert "clip_facts" in (folder / "table.md").read_text()
     assert (folder / "table.csv").read_text().startswith("row,kind,metric,mean")
 

@@ -126,7 +126,9 @@ def markdown(results: Results, costs: Mapping[str, Cost], sizes: Mapping[str, fl
         "# Miniature weights: cost and results",
         "",
         "Written by the command that trained them (`syncd miniature train`). All figures are the miniature's, on "
-        f"{views} renders of objects no net was trained on. Nothing here says anything about full-size models.",
+        f"{views} renders of objects no net was trained on: shapes of their own out of the same families; a "
+        "combination of category, colours and pattern may have been seen in another shape. Nothing here says anything "
+        "about full-size models.",
         "",
         "| net | steps | samples | wall-clock minutes | last loss |",
         "|---|---|---|---|---|",

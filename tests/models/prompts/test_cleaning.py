@@ -34,6 +34,8 @@ def test_a_word_inside_another_is_not_removed() -> None:
         ("a lovely unicorn", "a unicorn"),
         ("a mug in an enchanting forest", "a mug in a forest"),
         ("the view behind a mug is serene", "the view behind a mug is serene"),
+        ("the light is beautiful behind a red mug", "the light is beautiful behind a red mug"),
+        ("a tea cosy on a beach", "a tea cosy on a beach"),
     ],
 )
 def test_emotive_adjectives_go_and_the_article_follows(given: str, cleaned: str) -> None:

@@ -47,6 +47,16 @@ def test_property_captions_give_a_colour_that_the_object_does_not_have() -> None
     assert all("yellow" not in text for text in texts("property", 9, 1, "a Yellow duck", "duck"))
 
 
+def test_an_unchanged_object_answers_the_colour_question_wrong() -> None:
+    attributes = {"primary": "red", "secondary": "blue"}
+    drafts = WRITER.write("a striped mug", "mug", "property", 8, 1, attributes)
+    drafts += WRITER.write("a red mug with a blue handle", "mug", "property", 8, 1, {})
+    for draft in drafts:
+        fact = next(fact for fact in draft.facts if fact["question"] == "what colour is it")
+        assert sum(" red mug" in choice for choice in fact["choices"]) == 1 and len(fact["choices"]) == 4
+        assert " red mug" not in fact["answer"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_captions_of_the_miniature_pass_every_check_and_stay_in_its_vocabulary(kind: str) -> None:
     words = set(vocabulary())
