@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 OBJECT_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,119}")
@@ -27,6 +28,23 @@ def seed_for(run_seed: int, stage: str, sample_id: str) -> int:
 def split_of(object_id: str, eval_share: float, seed: int) -> str:
     """`"eval"` for about `eval_share` of all ids, else `"train"`; fixed by the id and the seed alone."""
     return "eval" if seed_for(seed, "split", object_id) < eval_share * 2**63 else "train"
+
+
+def held_out_of(object_ids: Iterable[str], eval_share: float, seed: int) -> frozenset[str]:
+    """The ids of a dataset that are held out: those that `split_of` gives to evaluation.
+
+    Of a few objects that may be all or none. Then, so that there is something to train on and something to evaluate,
+    the id nearest to the other side changes over; a share of 0 or 1 and a single object stay as they are.
+    """
+    ids = sorted(object_ids)
+    chosen = {name for name in ids if split_of(name, eval_share, seed) == "eval"}
+    if len(ids) > 1 and 0 < eval_share < 1:
+        by_draw = sorted(ids, key=lambda name: seed_for(seed, "split", name))
+        if not chosen:
+            chosen = {by_draw[0]}
+        elif len(chosen) == len(ids):
+            chosen.discard(by_draw[-1])
+    return frozenset(chosen)
 
 
 def check_object_id(object_id: str) -> str:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from configs.schema import Assets
 from data.assets.base import AssetCandidate, AssetError, AssetSource, FetchedMesh, SourceError
 from data.assets.folder import FolderSource
 from data.assets.objaverse import ObjaverseSource
-from data.ids import canonical_json, seed_for, split_of
+from data.ids import canonical_json, held_out_of, seed_for
 from data.records import AssetRecord
 from data.shards import ShardIndex, ShardWriter
 from data.stage import ShardSpec, StageContext, chunk
@@ -50,32 +50,41 @@ def open_source(section: Assets, seed: int, options: dict[str, Any], workspace: 
     )
 
 
-@lru_cache(maxsize=4)
-def _opened(section: Assets, seed: int, options: bytes, workspace: Path) -> AssetSource:
-    return open_source(section, seed, json.loads(options), workspace)
+@dataclass(frozen=True)
+class Opened:
+    """A source, the ids that the recipe takes from it, and which of them are held out."""
+
+    source: AssetSource
+    keys: tuple[str, ...]
+    held_out: frozenset[str]
 
 
-def _source(ctx: StageContext) -> AssetSource:
+def opened(ctx: StageContext) -> Opened:
     """The source of this run, opened once per process: its listing may take a while."""
     return _opened(ctx.recipe.assets, ctx.recipe.seed, canonical_json(ctx.options), ctx.workspace)
 
 
+@lru_cache(maxsize=4)
+def _opened(section: Assets, seed: int, options: bytes, workspace: Path) -> Opened:
+    source = open_source(section, seed, json.loads(options), workspace)
+    keys = [candidate.id for candidate in source.candidates()]
+    if section.count:
+        keys = sorted(keys, key=lambda key: seed_for(seed, "assets", key))[: section.count]
+    return Opened(source, tuple(keys), held_out_of(keys, section.eval_share, section.split_seed))
+
+
 def plan(ctx: StageContext) -> list[ShardSpec]:
     """One key per object. A `count` smaller than the source takes a seeded choice of ids, nested in larger ones."""
-    source = _source(ctx)
-    keys = [candidate.id for candidate in source.candidates()]
+    source, keys = opened(ctx).source, opened(ctx).keys
     if not keys:
         reasons = dict(Counter(asset.reason for asset in source.rejected()))
         raise SourceError(f"assets: the {source.name} source offers no usable object; rejected by reason: {reasons}")
-    count = ctx.recipe.assets.count
-    if count:
-        keys = sorted(keys, key=lambda key: seed_for(ctx.recipe.seed, "assets", key))[:count]
     return chunk(keys, ctx.recipe.assets.shard_size)
 
 
 def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     section = ctx.recipe.assets
-    source = _source(ctx)
+    source, held_out = opened(ctx).source, opened(ctx).held_out
     by_id = {candidate.id: candidate for candidate in source.candidates()}
     for key in spec.keys:
         candidate = by_id[key]
@@ -86,7 +95,7 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
             continue
         record = AssetRecord(
             object_id=key,
-            split=split_of(key, section.eval_share, section.split_seed),
+            split="eval" if key in held_out else "train",
             category=candidate.category,
             caption=candidate.caption,
             licence=candidate.licence,
@@ -116,13 +125,13 @@ def _fetch(source: AssetSource, candidate: AssetCandidate) -> FetchedMesh:
 
 def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, Any]:
     """Writes `rejected.jsonl`: the objects that the source or the licence allow-list ruled out, with the reason."""
-    rejected = [asdict(asset) for asset in _source(ctx).rejected()]
+    rejected = [asdict(asset) for asset in opened(ctx).source.rejected()]
     lines = [canonical_json(asset).decode() + "\n" for asset in rejected]
     (out_dir / "rejected.jsonl").write_text("".join(lines), encoding="utf-8")
-    section = ctx.recipe.assets
-    held_out = [key for key in index.keys if split_of(key, section.eval_share, section.split_seed) == "eval"]
+    held_out = opened(ctx).held_out
     return {
         "objects": len(index.keys),
-        "held_out": len(held_out),
+        "held_out": sum(key in held_out for key in index.keys),
+        "held_out_objects": sorted(held_out.intersection(index.keys)),
         "rejected": dict(Counter(asset["reason"] for asset in rejected)),
     }

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from data.card import CardFacts, write_card
-from data.ids import split_of
 from data.published import DroppedSample, PublishedAsset, PublishedRecord, PublishedSample
 from data.records import AssetRecord, DecisionRecord, GeneratedRecord, ScoreRecord
 from data.shards import Sample, ShardIndex, ShardWriter, read_all
@@ -14,12 +13,17 @@ from data.stage import ShardSpec, StageContext, chunk
 
 def plan(ctx: StageContext) -> list[ShardSpec]:
     """One key per kept set of the training split; ValueError if there is none."""
-    section = ctx.recipe.assets
+    held_out = set(ctx.index("assets").summary["held_out_objects"])
     decisions = ctx.index("select")
+    if not decisions.keys:
+        raise ValueError(
+            f"shard: no set was generated; of {len(ctx.index('assets').keys)} objects {len(held_out)} are held out, "
+            "and the render and generate stages failed the others (syncd status says why)"
+        )
     keys = []
     for sample in read_all(ctx.output_dir("select"), decisions):
         decision = DecisionRecord.model_validate(sample.record)
-        if decision.kept and split_of(decision.object_id, section.eval_share, section.split_seed) == "train":
+        if decision.kept and decision.object_id not in held_out:
             keys.append(sample.key)
     if not keys:
         raise ValueError(

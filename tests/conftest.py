@@ -1,5 +1,7 @@
 """Shared set-up: few threads, no network, one Prefect server for all tests that need one."""
 
+import atexit
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,8 +25,11 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from prefect.client.orchestration import get_client
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=600):
-        address = str(get_client(sync_client=True).api_url)
-        os.environ["PREFECT_API_URL"] = address
-        yield address
-        del os.environ["PREFECT_API_URL"]
+    # The server outlives the tests: what Prefect still has to send when Python ends would otherwise wait for it.
+    server = contextlib.ExitStack()
+    atexit.register(server.close)
+    server.enter_context(prefect_test_harness(server_startup_timeout=600))
+    address = str(get_client(sync_client=True).api_url)
+    os.environ["PREFECT_API_URL"] = address
+    yield address
+    del os.environ["PREFECT_API_URL"]

@@ -7,6 +7,7 @@ import stage_runs
 
 from configs.schema import Recipe, load_recipe
 from data.assets.base import AssetCandidate, AssetError, FetchedMesh, RejectedAsset
+from data.shards import read_all
 from tasks import assets
 
 RECIPE = load_recipe("miniature", ("assets.count=3", "assets.shard_size=2"))
@@ -37,10 +38,11 @@ class Source:
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assets, "PAUSES_SECONDS", (0.0, 0.0))
+    assets._opened.cache_clear()
 
 
 def run(source: Source, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], dict[str, str]]:
-    monkeypatch.setattr(assets, "_source", lambda ctx: source)
+    monkeypatch.setattr(assets, "open_source", lambda *_: source)
     index = stage_runs.run_stage(assets, stage_runs.context("assets", RECIPE, workspace, ()))
     return index.keys, {failure.key: f"{failure.reason}: {failure.detail}" for failure in index.failed}
 
@@ -70,3 +72,16 @@ def test_paths_of_the_recipe_are_meant_from_the_workspace(tmp_path: Path, monkey
     monkeypatch.chdir(elsewhere)
     (spec,) = assets.plan(stage_runs.context("assets", recipe, tmp_path, ()))
     assert spec.keys == ("cup",)
+
+
+@pytest.mark.parametrize(("share", "held_out"), [(0.0, 0), (0.01, 1), (0.99, 2), (1.0, 3)])
+def test_a_few_objects_fall_on_both_sides_unless_the_share_says_none_or_all(
+    tmp_path: Path, share: float, held_out: int
+) -> None:
+    ctx = stage_runs.context(
+        "assets", load_recipe("miniature", ("assets.count=3", f"assets.eval_share={share}")), tmp_path, ()
+    )
+    index = stage_runs.run_stage(assets, ctx)
+    assert index.summary["held_out"] == held_out
+    records = {sample.key: sample.record["split"] for sample in read_all(ctx.output_dir("assets"), index)}
+    assert sorted(key for key, split in records.items() if split == "eval") == index.summary["held_out_objects"]

@@ -49,7 +49,7 @@ def scores(set_id, quality):
 QUALITY = {"cup": (7, 5, 8), "jug": (5, 5, 8), "vase": (7, 7, 5)}
 
 
-def build(workspace, *overrides, mesh="0" * 64, split=None):
+def build(workspace, *overrides, mesh="0" * 64, split=None, held_out=None):
     recipe = load_recipe("miniature", ("shard.shard_size=2", *overrides))
     section = recipe.assets
     splits = {name: split or split_of(name, section.eval_share, section.split_seed) for name in NAMES}
@@ -58,6 +58,10 @@ def build(workspace, *overrides, mesh="0" * 64, split=None):
     ]
     sets = [random_set(name, seed, size=16, split=splits[name], mesh_sha256=mesh) for seed, name in enumerate(NAMES)]
     write_input(workspace, "assets", assets, recipe)
+    path = workspace / "artifacts" / "assets" / "index.json"
+    if held_out is None:
+        held_out = sorted(name for name in NAMES if splits[name] == "eval")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "summary": {"held_out_objects": held_out}}))
     write_input(workspace, "generate", sets, recipe)
     write_input(
         workspace, "score", [(key, scores(key, QUALITY.get(key[:-3], (7, 7, 7))), {}) for key, _, _ in sets], recipe
@@ -200,6 +204,6 @@ def test_a_mesh_that_is_not_the_one_rendered_is_refused(tmp_path):
 
 
 def test_a_held_out_record_is_refused_even_if_the_recipe_calls_it_training(tmp_path):
-    ctx, _ = build(tmp_path, split="eval")
+    ctx, _ = build(tmp_path, split="eval", held_out=[])
     with pytest.raises(ValueError, match="is of the eval split"):
         run_stage(shard, ctx)
