@@ -191,7 +191,7 @@ def write_run(
     write(
         "assets",
         [asset(name) for name in objects],
-        {"objects": len(objects), "held_out": 0, "rejected": {}},
+        {"objects": len(objects), "held_out": 0, "held_out_objects": [], "rejected": {}},
         {"rejected.jsonl": lines(rejected or [])},
     )
     write("prompts", [prompts_of(name, prompt) for name in objects], {"objects": len(objects), "rejected": 0})

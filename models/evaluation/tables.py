@@ -6,7 +6,7 @@ are over objects. The spread over seeds is the standard deviation of the whole t
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,8 +37,20 @@ def aggregate(scores: Scores, rows: Sequence[str]) -> dict[str, dict[str, dict[s
     return table
 
 
-def differences(scores: Scores, pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any]]:
-    """Row pair "a - b" -> metric -> {mean, standard_error} of the difference, paired by object."""
+def differences(scores: Scores, pairs: Sequence[tuple[str, str]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """kind (and "all") -> row pair "a - b" -> metric -> {mean, standard_error} of the difference, paired by object.
+
+    Pairs without an object in common, and kinds without such a pair, are left out.
+    """
+    result = {}
+    for kind in (*KINDS, ALL):
+        chosen = [score for score in scores if kind in (score["kind"], ALL)]
+        if found := _paired(chosen, pairs):
+            result[kind] = found
+    return result
+
+
+def _paired(scores: Scores, pairs: Sequence[tuple[str, str]]) -> dict[str, dict[str, Any]]:
     result = {}
     for first, second in pairs:
         cells = {}
@@ -47,7 +59,8 @@ def differences(scores: Scores, pairs: Iterable[tuple[str, str]]) -> dict[str, d
             gaps = np.array([one[name] - other[name] for name in sorted(one.keys() & other.keys())])
             if gaps.size:
                 cells[metric] = {"mean": _rounded(gaps.mean()), "standard_error": _standard_error(gaps)}
-        result[f"{first} - {second}"] = cells
+        if cells:
+            result[f"{first} - {second}"] = cells
     return result
 
 
@@ -99,11 +112,11 @@ def as_csv(table: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
 
 def as_markdown(
     table: Mapping[str, Mapping[str, Mapping[str, Any]]],
-    gaps: Mapping[str, Mapping[str, Any]],
+    gaps: Mapping[str, Mapping[str, Mapping[str, Any]]],
     backbones: Mapping[str, str],
     title: str,
 ) -> str:
-    """A table per kind of prompt, mean +- standard error over objects; then paired differences and the backbones."""
+    """Tables per kind of prompt, mean +- standard error over objects: rows, paired differences; then the backbones."""
     lines = [f"# {title}", ""]
     for kind in (*KINDS, ALL):
         own = {row: kinds[kind] for row, kinds in table.items() if kind in kinds}
@@ -121,18 +134,18 @@ def as_markdown(
         ]
         lines += [f"| {row} | {' | '.join(_cell(cell[metric]) for metric in METRICS)} |" for row, cell in own.items()]
         lines.append("")
-    if gaps:
-        lines += [
-            "## paired differences, all prompts",
-            "",
-            f"| rows | {' | '.join(METRICS)} |",
-            f"|---|{'---|' * len(METRICS)}",
-        ]
-        lines += [
-            f"| {pair} | {' | '.join(_cell(cells[metric]) if metric in cells else '' for metric in METRICS)} |"
-            for pair, cells in gaps.items()
-        ]
-        lines.append("")
+        if kind in gaps:
+            lines += [
+                "Differences, paired by object:",
+                "",
+                f"| rows | {' | '.join(METRICS)} |",
+                f"|---|{'---|' * len(METRICS)}",
+            ]
+            lines += [
+                f"| {pair} | {' | '.join(_cell(cells[metric]) for metric in METRICS)} |"
+                for pair, cells in gaps[kind].items()
+            ]
+            lines.append("")
     lines += ["## backbones", "", *(f"- {metric}: {model}" for metric, model in backbones.items()), ""]
     return "\n".join(lines)
 

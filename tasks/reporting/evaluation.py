@@ -68,8 +68,7 @@ def view(ctx: StageContext) -> EvaluationView | None:
     metrics = json.loads(read_file(ctx, "evaluate", FILE))
     rows = metrics["rows"]
     tables = [kind_table(rows, kind) for kind in TITLES if any(kind in kinds for kinds in rows.values())]
-    if metrics["differences"]:
-        tables.append(difference_table(metrics["differences"]))
+    tables += [difference_table(pairs, kind) for kind, pairs in metrics["differences"].items()]
     samples = ctx.read("evaluate", spaced(sorted(index.keys), MAX_EXAMPLES))
     whole = next(kinds["all"] for kinds in rows.values() if kinds)
     backbones = "; ".join(f"{name}: {cut_digests(model)}" for name, model in metrics["backbones"].items())
@@ -87,6 +86,8 @@ def view(ctx: StageContext) -> EvaluationView | None:
 
 def row_name(row: str) -> str:
     """`ours-3` as `ours, 3 references`."""
+    if row == "copy":
+        return "first reference, copied"
     method, _, count = row.partition("-")
     words = {"base": "base model", "ours": "ours", "plain": "plain guidance"}
     name = words.get(method, method)
@@ -108,15 +109,15 @@ def kind_table(rows: Mapping[str, Mapping[str, Any]], kind: str) -> Table:
     )
 
 
-def difference_table(differences: Mapping[str, Mapping[str, Cell]]) -> Table:
-    """Differences of two rows, paired by object."""
+def difference_table(differences: Mapping[str, Mapping[str, Cell]], kind: str) -> Table:
+    """Differences of two rows on one kind of prompt, paired by object."""
     metrics = [name for name in METRICS if name in next(iter(differences.values()))]
     rows = []
     for pair, cells in differences.items():
         first, second = pair.split(" - ")
         name = f"{row_name(first)}, less {row_name(second)}"
         rows.append(TableRow([name, *(signed_text(cells[metric]) for metric in metrics)], False))
-    return Table("Differences, paired by object, all prompts", ["", *metrics], rows)
+    return Table(f"Differences, paired by object: {TITLES[kind].lower()}", ["", *metrics], rows)
 
 
 def cell_text(cell: Cell) -> str:

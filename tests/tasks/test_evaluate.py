@@ -174,7 +174,8 @@ def test_files_and_summary_hold_the_numbers_of_the_records(recipe: Recipe, make_
     assert metrics["rows"]["ours-3"]["all"]["identity"]["mean"] == pytest.approx(by_hand, abs=1e-4)
     assert index.summary["identity"]["ours-3"] == metrics["rows"]["ours-3"]["all"]["identity"]["mean"]
     assert metrics["rows"]["base"]["background"]["identity"]["seed_std"] is not None
-    assert "ours-3 - ours-1" in metrics["differences"] and "ours-1 - plain-1" in metrics["differences"]
+    assert "ours-3 - ours-1" in metrics["differences"]["all"]
+    assert "ours-1 - plain-1" in metrics["differences"]["property"]
     assert recipe.models.identity.revision in metrics["backbones"]["identity"]
     assert recipe.models.segmenter.revision in metrics["backbones"]["identity"]
     assert metrics["backbones"]["text"].startswith("clip_facts by tiny-clip@")

@@ -66,10 +66,11 @@ def test_differences_are_paired_by_object() -> None:
     gaps = differences(SCORES, [("ours-1", "base"), ("ours-3", "base")])
     mug = (0.2 + 0.4 + 0.6 + 0.8 + 0.1) / 5 - 0.1
     chair = 0.8 - 0.5
-    found = gaps["ours-1 - base"]["identity"]
+    found = gaps["all"]["ours-1 - base"]["identity"]
     assert found["mean"] == pytest.approx((mug + chair) / 2, abs=1e-4)
     assert found["standard_error"] == pytest.approx(abs(mug - chair) / 2, abs=1e-4)
-    assert gaps["ours-3 - base"] == {}
+    assert "ours-3 - base" not in gaps["all"]
+    assert set(gaps) == {"background", "all"}, "base has no property prompt to pair with"
 
 
 def test_the_files_hold_the_table() -> None:
