@@ -31,6 +31,7 @@ from tasks import generate
 
 VARIANTS: dict[str, dict[str, object]] = {
     "full": {},
+    "full, mask dilated 3 x 3": {"mask_dilation": 3},
     "no warping": {"warp": "none"},
     "no warping, no MSA": {"warp": "none", "msa": False},
 }

@@ -35,13 +35,12 @@ def test_interval_holds_the_mean_and_narrows() -> None:
 
 def test_tables_pair_the_sets_of_a_seed() -> None:
     rng = np.random.default_rng(0)
+    gains = dict.fromkeys(VARIANTS, 0.0) | {"full": 0.3, "no warping": 0.2, "renders": 0.5}
     by_seed = {}
     for seed in (0, 1):
         base = rng.random(20)
-        names = ["renders", *reversed(VARIANTS)]
-        by_seed[seed] = {
-            name: {measure: base + 0.1 * (3 - place) for measure in MEASURES} for place, name in enumerate(names)
-        }
+        by_seed[seed] = {name: {measure: base + gain for measure in MEASURES} for name, gain in gains.items()}
     text = tables(by_seed)
-    assert "full - (no warping) | -0.100 | -0.100 | -0.100 [-0.100, -0.100]" in text
+    assert "full - (no warping) | +0.100 | +0.100 | +0.100 [+0.100, +0.100]" in text
+    assert "no warping - (no warping, no MSA) | +0.200 | +0.200 | +0.200 [+0.200, +0.200]" in text
     assert text.count("| renders |") == len(MEASURES)
