@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 TRAIN_POOL, TRAIN_OBJECTS = 16_000, 12_400
 EVAL_OBJECTS = 1_000
 VIEWS_PER_OBJECT = 4
-STEPS = {"vae": 2_600, "flux": 9_000, "dino": 1_500, "clip": 2_500, "segmenter": 900, "quality": 600}
+STEPS = {"vae": 2_600, "flux": 9_000, "dino": 1_200, "clip": 2_000, "segmenter": 900, "quality": 600}
 """Optimizer steps of each net at `steps_scale` 1."""
 
 
