@@ -39,7 +39,7 @@ EVALUATED = ("base", "ours-1", "ours-3", "plain-1", "plain-3")
 
 
 def recipe_of(*overrides: str) -> Recipe:
-    return load_recipe("miniature", ("assets.eval_share=0.0", *overrides))
+    return load_recipe("miniature", ("assets.eval_share=0.0", "select.min_quality=6", *overrides))
 
 
 def report_context(workspace: Path, recipe: Recipe, inputs: tuple[str, ...] = ALL) -> StageContext:

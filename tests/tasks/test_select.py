@@ -127,7 +127,7 @@ def workspace(tmp_path):
 
 def run(workspace, *overrides):
     root, _ = workspace
-    recipe = load_recipe("miniature", ("select.shard_size=2", *overrides))
+    recipe = load_recipe("miniature", ("select.shard_size=2", "select.min_quality=6", *overrides))
     return run_stage(select, context("select", recipe, root, ("score",)))
 
 

@@ -50,7 +50,7 @@ QUALITY = {"cup": (7, 5, 8), "jug": (5, 5, 8), "vase": (7, 7, 5)}
 
 
 def build(workspace, *overrides, mesh="0" * 64, split=None, held_out=None):
-    recipe = load_recipe("miniature", ("shard.shard_size=2", *overrides))
+    recipe = load_recipe("miniature", ("shard.shard_size=2", "select.min_quality=6", *overrides))
     section = recipe.assets
     splits = {name: split or split_of(name, section.eval_share, section.split_seed) for name in NAMES}
     assets = [
