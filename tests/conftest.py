@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     # The server outlives the tests: what Prefect still has to send when Python ends would otherwise wait for it.
     server = contextlib.ExitStack()
     atexit.register(server.close)
+    atexit.register(logging.disable)  # runs before it: nothing is printed below the summary of the tests
     server.enter_context(prefect_test_harness(server_startup_timeout=600))
     address = str(get_client(sync_client=True).api_url)
     os.environ["PREFECT_API_URL"] = address

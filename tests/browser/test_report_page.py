@@ -55,7 +55,7 @@ def test_every_section_is_visible_with_something_in_it(opened):
         assert box["height"] > 60, anchor
     assert page.locator("section#scores svg.chart").count() == 6
     assert page.locator("section#training svg.chart").count() == 3
-    assert page.locator("section#evaluation table").count() == 4
+    assert page.locator("section#evaluation table").count() == 6
 
 
 def test_every_picture_decodes_and_is_drawn(opened):

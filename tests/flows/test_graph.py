@@ -76,7 +76,7 @@ def project_like(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("override", "first"),
     [
-        ("select.min_quality=5.5", "select"),
+        ("select.min_quality=5.25", "select"),
         ("generate.msa=false", "generate"),
         ("train.steps=7", "train"),
         ("prompts.scenes=4", "prompts"),
