@@ -31,7 +31,7 @@ from tasks import generate
 
 VARIANTS: dict[str, dict[str, object]] = {
     "full": {},
-    "full, mask dilated 3 x 3": {"mask_dilation": 3},
+    "full, mask not dilated": {"mask_dilation": 1},
     "no warping": {"warp": "none"},
     "no warping, no MSA": {"warp": "none", "msa": False},
 }
@@ -71,7 +71,8 @@ def load_sets(ctx: StageContext) -> tuple[list[SetRequest], list[np.ndarray]]:
 def measure(workspace: Path, seed: int, objects: int) -> Scores:
     """Scores of all variants on the sets of one seed."""
     settings = [f"seed={seed}", f"assets.count={objects}", "assets.eval_share=0.1", "generate.warp=latents"]
-    run_pipeline(workspace, "miniature", "render", 2, settings)
+    for stage in ("prompts", "render"):
+        run_pipeline(workspace, "miniature", stage, 2, settings)
     recipe = load_resolved(workspace / RECIPE_FILE)
     ctx = StageContext("generate", recipe, workspace, "benchmark", ("prompts", "render"))
     requests, renders = load_sets(ctx)
