@@ -1,6 +1,7 @@
 """The `syncd` command. What a command needs is imported when it runs, so that help comes at once."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,6 +30,7 @@ RecipeOption = Annotated[
 SetOption = Annotated[list[str] | None, typer.Option("--set", "-s", help="section.key=value, on top of the recipe.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 HERE = Path(".")
+FULL_BELOW_BYTES = 1_000_000
 INTERRUPTED = 130
 """Exit code that typer makes of Ctrl-C."""
 
@@ -56,13 +58,21 @@ def run(
 def _walk(folder: Path, until: str | None, runtime: "Runtime") -> None:
     import uuid
 
+    from flows.errors import is_expected
     from flows.results import print_results
+    from flows.worker import disk_full
     from flows.workspace import run_environment
 
     os.environ.update(run_environment(folder, runtime, run_id=str(uuid.uuid4())))
     from flows.regenerate import regenerate
 
-    regenerate(workspace=str(folder), until=until)
+    try:
+        regenerate(workspace=str(folder), until=until)
+    except Exception as error:
+        # Prefect's own database lies in the workspace and is often the first to find no space.
+        if is_expected(error) or shutil.disk_usage(folder).free > FULL_BELOW_BYTES:
+            raise
+        raise disk_full(folder, 0) from error
     print_results(folder)
 
 
