@@ -36,5 +36,5 @@ system:
 
 # The views and checkpoints of a miniature training stay; they are artifacts/.miniature.
 clean:
-	find artifacts -mindepth 1 -maxdepth 1 ! -name .miniature -exec rm -rf {} +
+	[ ! -d artifacts ] || find artifacts -mindepth 1 -maxdepth 1 ! -name .miniature -exec rm -rf {} +
 	rm -rf .prefect

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from configs.schema import Assets, ConfigError, Recipe
-from data.assets.folder import files_below
+from data.assets.files import files_below
 from data.ids import canonical_json, digest_of
 from data.shards import sha256_file, write_atomic
 from flows.graph import INPUTS_FILE, RECIPE_FILE, Graph

@@ -20,6 +20,7 @@ from data.assets.base import (
 )
 from data.assets.captions import CaptionRow, caption_from_name, head_noun, read_folder_captions
 from data.assets.conversion import convert_to_glb
+from data.assets.files import files_below
 from data.assets.glb import check_glb
 from data.assets.licences import UNKNOWN, allow_list, normalise
 
@@ -140,13 +141,3 @@ def _slug(file: str) -> str:
 
 def _suffix(file: str) -> str:
     return os.path.splitext(file)[1].lower()
-
-
-def files_below(folder: Path) -> list[str]:
-    """Paths relative to `folder`, with forward slashes, sorted; linked folders are not entered."""
-    found: list[str] = []
-    for directory, subfolders, names in os.walk(folder):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        below = Path(directory).relative_to(folder)
-        found += [(below / name).as_posix() for name in names if not name.startswith(".")]
-    return sorted(found)
