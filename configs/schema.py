@@ -120,7 +120,7 @@ class Generate(Budget):
     true_cfg_scale: Annotated[float, Field(ge=1, le=30)] = 2.5
     cfg_start_step: Annotated[int, Field(ge=0)] = Field(1, description="first step with the negative prompt")
     negative_prompt: str = "3d render, low resolution, blurry, cartoon, illustration"
-    prompt_suffix: str = Field("", description="appended to every prompt; method.md 3 puts the object on the ground")
+    prompt_suffix: str = Field("", description="appended to every prompt, for example to put the object on the ground")
     msa: bool = True
     msa_first_step: Literal["full", "masked"] = "full"
     mask_dilation: Literal[1, 3, 5, 7, 9, 11, 13, 15] = Field(1, description="side of the window, in tokens")

@@ -171,7 +171,7 @@ def sample_hemisphere(
     width: int = 64,
     height: int = 64,
 ) -> list[Camera]:
-    """`n` cameras uniform on the sphere between the horizon and `max_elevation_deg` (method.md 2).
+    """`n` cameras uniform on the sphere between the horizon and `max_elevation_deg`.
 
     Uniform on the surface: the sine of the elevation is uniform. The default distance fits the whole unit cube,
     seen from anywhere, into the frame.

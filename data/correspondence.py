@@ -1,4 +1,4 @@
-"""Where the points of one view are in another, from depth and cameras (method.md 2)."""
+"""Where the points of one view are in another, from depth and cameras."""
 
 from dataclasses import dataclass
 

@@ -41,7 +41,7 @@ def decode_depth16(data: bytes, near: float, far: float) -> np.ndarray:
 
 
 def inverse_depth_condition(depth: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """(H, W) float32 in [0, 1]: inverse depth, min-max over the object, background 0 (method.md 2).
+    """(H, W) float32 in [0, 1]: inverse depth, min-max over the object, background 0.
 
     1 is the nearest point; a flat object is 1 throughout. Raises ValueError for an object pixel without depth.
     """

@@ -1,4 +1,4 @@
-"""Which views make a set, and where the object stands in each frame (method.md 2). Pure functions."""
+"""Which views make a set, and where the object stands in each frame. Pure functions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from configs.schema import ConfigError, ModelRef, Recipe, Runtime
+from configs.schema import ConfigError, Recipe, Runtime
 
 Verdict = Literal["ok", "note", "broken"]
 PROBE = "from data.rendering import probe_backend; p = probe_backend(); print(p['renderer'], p['version'], sep=', ')"
@@ -135,8 +135,6 @@ def _models(recipe: Recipe) -> Iterator[Check]:
     from models.registry import ModelError, locate
 
     for role, ref in recipe.models.by_role.items():
-        if not isinstance(ref, ModelRef):
-            continue
         try:
             folder = locate(ref)
         except ModelError as error:

@@ -54,7 +54,7 @@ class SetRequest:
 
 @dataclass(frozen=True)
 class GenerateSettings:
-    """How sets are sampled (method.md 3). Raises ValueError naming the value and what is allowed."""
+    """How sets are sampled. Raises ValueError naming the value and what is allowed."""
 
     height: int
     width: int

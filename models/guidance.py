@@ -1,7 +1,7 @@
 """Dual guidance: how the three predictions of a customization model are combined at one denoising step.
 
 u = v(x_t, no references, no text), r = v(x_t, references, no text), f = v(x_t, references, text). All functions take
-them over the target's own latent only, batch first, and never over reference tokens (method.md 5).
+them over the target's own latent only, batch first, and never over reference tokens.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Evaluate: the checkpoint on held-out objects beside its baselines, on the same initial noise (method.md 6).
+"""Evaluate: the checkpoint on held-out objects beside its baselines, on the same initial noise.
 
 Rows: `base` (no adapter, no references, plain text guidance), `copy` (the first reference as it is: all identity, no
 text, what no method should look like), `ours-N` (N references, normalised dual guidance, Eq. 5.4) and `plain-N` (the

@@ -1,4 +1,4 @@
-"""Generate: K consistent images per set from depth, prompts, object masks and correspondences (method.md 3)."""
+"""Generate: K consistent images per set from depth, prompts, object masks and correspondences."""
 
 from pathlib import Path
 from typing import Any

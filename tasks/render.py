@@ -1,4 +1,4 @@
-"""Render: K placed views per set, chosen so that every pair overlaps (method.md 2)."""
+"""Render: K placed views per set, chosen so that every pair overlaps."""
 
 import threading
 from collections import Counter

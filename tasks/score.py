@@ -1,4 +1,4 @@
-"""Score: quality, identity and text scores of every image of every set; nothing is decided here (method.md 4)."""
+"""Score: quality, identity and text scores of every image of every set; nothing is decided here."""
 
 from pathlib import Path
 from typing import Any

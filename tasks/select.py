@@ -1,4 +1,4 @@
-"""Select: which images and sets are kept, and why (method.md 4). Reads scores only; no model, no image.
+"""Select: which images and sets are kept, and why. Reads scores only; no model, no image.
 
 The rule, in the order of thesis 5.3.3 ("First, we discard images with an aesthetic score below 6. Second, we use DINOv2
 features to compute pairwise similarity within each set, removing images whose average pairwise similarity falls below

@@ -1,4 +1,4 @@
-"""Train: the customization model on the published shards, as one LoRA with its loss curve and ledger (method.md 5).
+"""Train: the customization model on the published shards, as one LoRA with its loss curve and ledger.
 
 Work folder: `features/` (latents and text embeddings per shard), `checkpoints/`, `live/` (DVCLive, to watch a run).
 Output: `pytorch_lora_weights.safetensors`, `metrics.jsonl` (one row per step), `ledger.jsonl` (the shards and samples

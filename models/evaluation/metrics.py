@@ -1,4 +1,4 @@
-"""Scores of one customized image (method.md 6): identity of the object, agreement with the text, both, saturation."""
+"""Scores of one customized image: identity of the object, agreement with the text, both, saturation."""
 
 import math
 from collections.abc import Sequence
@@ -30,7 +30,6 @@ class ImageMetrics:
         return asdict(self)
 
 
-METRICS = ("identity", "text", "geometric", "saturation", "clipped", "object_found")
 DIGITS = 6
 SMALLEST_OBJECT = 0.005
 """Share of the frame below which what the segmenter marks is no object: 20 pixels of 64 x 64."""

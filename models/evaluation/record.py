@@ -6,6 +6,9 @@ from pydantic import Field
 
 from data.records import Prompt, Record
 
+METRICS = ("identity", "text", "geometric", "saturation", "clipped", "object_found")
+"""The numbers of an image that tables average, by the names that its record has them under."""
+
 
 class EvaluatedImage(Record):
     """One generated image, file `NAME.png`, and its scores."""

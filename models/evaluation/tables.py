@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from models.evaluation.metrics import METRICS
+from models.evaluation.record import METRICS
 
 KINDS = ("background", "property")
 ALL = "all"

@@ -1,4 +1,4 @@
-"""Customization with FLUX (Ours-12B, method.md 5): reference images in attention, LoRA, flow loss, dual guidance."""
+"""Customization with FLUX (Ours-12B): reference images in attention, LoRA, flow loss, dual guidance."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -44,7 +44,7 @@ Prepared = ReferenceKeys | JointReferences
 class FluxCustomizer(FluxModel):
     """A `Customizer` on any FLUX folder; it installs its own attention processors in the transformer.
 
-    `references` is the form they enter in: "separate" (default) or the release's "joint" (method.md 5).
+    `references` is the form they enter in: "separate" (default) or the release's "joint".
     A depth-conditioned transformer gets the blank condition, an encoded black image, for target and references alike.
     """
 

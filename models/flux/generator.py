@@ -1,4 +1,4 @@
-"""Consistent image sets with FLUX: masked shared attention, depth condition, warping and true CFG (method.md 3)."""
+"""Consistent image sets with FLUX: masked shared attention, depth condition, warping and true CFG."""
 
 from collections.abc import Callable, Sequence
 from functools import cache

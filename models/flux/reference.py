@@ -1,4 +1,4 @@
-"""Reference images in FLUX attention (method.md 5): the parts that read and give their keys and values.
+"""Reference images in FLUX attention: the parts that read and give their keys and values.
 
 `separate` (Ours-12B as this project trains it): each reference goes through the transformer on its own, clean, at
 timestep 0 and without text. Its keys and values therefore depend on the weights alone: one `ReferenceKeys` serves

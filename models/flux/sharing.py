@@ -1,4 +1,4 @@
-"""Masked shared attention (thesis Eq. 5.1, method.md 3): which keys of the other images an image attends to, and where.
+"""Masked shared attention (thesis Eq. 5.1): which keys of the other images an image attends to, and where.
 
 The mask is per key: all image queries of an image see the same keys. So the exact result needs no bias matrix. The
 visible tokens of the other images are gathered behind the image's own keys, and images that see equally many are

@@ -1,4 +1,4 @@
-"""Checks of drafted captions, and asking again for what fails them (method.md 1)."""
+"""Checks of drafted captions, and asking again for what fails them."""
 
 import re
 from collections import Counter

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
 Kind = Literal["scene", "other_object", "background", "property"]
-"""scene, other_object: for making image sets (method.md 1); background, property: for evaluation (method.md 6)."""
+"""scene, other_object: for making image sets; background, property: for evaluation."""
 
 KINDS: tuple[str, ...] = get_args(Kind)
 

@@ -1,4 +1,4 @@
-"""Square crops around an object, as the identity scores see it (method.md 4)."""
+"""Square crops around an object, as the identity scores see it."""
 
 import numpy as np
 

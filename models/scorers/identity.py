@@ -1,4 +1,4 @@
-"""Identity: DINOv2 class-token cosine of square crops around the object (method.md 4)."""
+"""Identity: DINOv2 class-token cosine of square crops around the object."""
 
 from collections.abc import Sequence
 from pathlib import Path

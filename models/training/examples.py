@@ -1,4 +1,4 @@
-"""Which image of a set is the target, which are its references, and which conditions are dropped (method.md 5)."""
+"""Which image of a set is the target, which are its references, and which conditions are dropped."""
 
 import random
 from dataclasses import dataclass

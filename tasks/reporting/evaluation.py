@@ -7,7 +7,7 @@ from typing import Any
 
 from data.shards import Sample
 from data.stage import StageContext
-from models.evaluation.record import EvaluatedImage, EvaluationRecord
+from models.evaluation.record import METRICS, EvaluatedImage, EvaluationRecord
 from tasks.reporting.pictures import Picture, picture
 from tasks.reporting.pipeline import cut_digests, read_file
 from tasks.reporting.sets import spaced
@@ -15,7 +15,6 @@ from tasks.reporting.sets import spaced
 FILE = "metrics.json"
 MAX_EXAMPLES = 8
 TITLES = {"background": "Background-change prompts", "property": "Property-change prompts", "all": "All prompts"}
-METRICS = ("identity", "text", "geometric", "saturation", "clipped", "object_found")
 Cell = Mapping[str, float | None]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from models.evaluation.metrics import METRICS
+from models.evaluation.record import METRICS
 from models.evaluation.tables import aggregate, as_csv, as_markdown, differences
 
 
