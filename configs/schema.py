@@ -30,8 +30,8 @@ class ModelRef(Section):
 
     name: str
     architecture: str = Field(description="key of the loader in models/registry.py")
-    source: str = Field(description="miniature:FOLDER, hub:OWNER/NAME or folder:PATH")
-    revision: str = Field(description="hub commit, or sha256 of the folder")
+    source: str = Field(description="miniature:FOLDER, hub:OWNER/NAME, folder:PATH, or server:NAME-IT-GOES-BY")
+    revision: str = Field(description="hub commit, or sha256 of the folder; of a server what its operator says")
     licence: str
 
 
@@ -43,6 +43,7 @@ class Models(Section):
     quality: ModelRef = Field(description="aesthetic head on the CLIP image embedding")
     identity: ModelRef = Field(description="DINOv2: identity scores")
     segmenter: ModelRef = Field(description="foreground masks of images that have no render")
+    writer: ModelRef | None = Field(None, description="language model that writes prompts; the grammar needs none")
 
     @property
     def by_role(self) -> dict[str, ModelRef]:
@@ -90,14 +91,22 @@ class Assets(Budget):
 
 
 class Prompts(Budget):
-    writer: Literal["grammar"] = "grammar"
+    writer: Literal["grammar", "transformers", "openai"] = Field(
+        "grammar", description="transformers: models.writer in this process; openai: a server (runtime llm_base_url)"
+    )
     scenes: Annotated[int, Field(ge=0, le=100)] = Field(5, description="'in different scenes' prompts per object")
     other_object: Annotated[int, Field(ge=0, le=100)] = Field(5, description="'with another object' prompts")
+    style: Annotated[int, Field(ge=0, le=100)] = Field(0, description="'made in another way' prompts per object")
     eval_background: Annotated[int, Field(ge=0, le=100)] = Field(2, description="prompts per held-out object")
     eval_property: Annotated[int, Field(ge=0, le=100)] = Field(2, description="prompts per held-out object")
     max_rounds: Count = Field(4, description="how often rejected captions are asked for again")
     min_words: Count = 4
     max_words: Count = 60
+    temperature: Annotated[float, Field(ge=0, le=2)] = Field(0.6, description="of the language model; 0: likeliest")
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    max_new_tokens: Annotated[int, Field(ge=16, le=32768)] = 2048
+    batch_chats: Count = Field(16, description="chats that a local language model answers together")
+    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="of a local language model")
 
 
 class Render(Budget):
@@ -228,12 +237,12 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
-        wanted = self.prompts.scenes + self.prompts.other_object
+        wanted = self.prompts.scenes + self.prompts.other_object + self.prompts.style
         needed = self.render.views_per_set * self.render.max_sets
         if wanted < needed:
             raise ValueError(
-                f"prompts.scenes + prompts.other_object is {wanted}; render.views_per_set x render.max_sets is "
-                f"{needed}, and every image of an object needs a prompt of its own"
+                f"prompts.scenes + prompts.other_object + prompts.style is {wanted}; render.views_per_set x "
+                f"render.max_sets is {needed}, and every image of an object needs a prompt of its own"
             )
         if self.select.min_images > self.render.views_per_set:
             raise ValueError(
@@ -245,7 +254,19 @@ class Recipe(Section):
                 f"render.views_per_set is {self.render.views_per_set}; allowed: at most render.candidate_views, "
                 f"{self.render.candidate_views}"
             )
+        if self.prompts.writer != "grammar":
+            self._check_writer()
         return self
+
+    def _check_writer(self) -> None:
+        kind, model = self.prompts.writer, self.models.writer
+        if model is None:
+            raise ValueError(f"prompts.writer is {kind}, and models.writer is not set; name the language model there")
+        if (kind == "openai") != model.source.startswith("server:"):
+            wanted = "server:NAME" if kind == "openai" else "hub:OWNER/NAME or folder:PATH"
+            raise ValueError(
+                f"models.writer has the source {model.source!r}; with prompts.writer {kind} it must be {wanted}"
+            )
 
 
 class Runtime(Section):
@@ -263,7 +284,14 @@ class Runtime(Section):
     max_tasks_per_worker: Annotated[int, Field(ge=0)] = Field(0, description="recycle a worker process; 0: never")
     min_free_disk_gb: Annotated[float, Field(ge=0)] = 1.0
     objaverse_cache: str | None = Field(None, description="folder of the objaverse package; default ~/.objaverse")
-    offline: bool = Field(True, description="never touch the network")
+    offline: bool = Field(True, description="never touch the network, but for llm_base_url if it is set")
+    llm_base_url: str | None = Field(
+        None, description="address of a server that speaks OpenAI's protocol, for example http://127.0.0.1:8000/v1"
+    )
+    llm_key_variable: str = Field("OPENAI_API_KEY", description="environment variable that holds the server's key")
+    llm_concurrency: Annotated[int, Field(ge=1, le=1024)] = Field(8, description="requests at a time, per worker")
+    llm_retries: Annotated[int, Field(ge=0, le=100)] = Field(6, description="per request, with growing pauses")
+    llm_timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(120.0, description="per request")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     prefect_api_url: str | None = Field(None, description="a running Prefect server; default an ephemeral one")
 

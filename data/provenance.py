@@ -157,18 +157,22 @@ def _input_dependencies(workspace: Path, inputs: Sequence[str]) -> list[dict[str
 
 
 def _model_dependencies(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One descriptor per model role that the parameters name."""
+    """One descriptor per model role that the parameters name; a model behind a server has no digest of its own."""
     found = []
     for values in parameters.values():
         for key, entry in sorted(values.items()):
             roles = {key.partition(".")[2]: entry} if key.startswith("models.") else entry if key == "models" else {}
-            for role, model in sorted(roles.items()):
-                digest = {"sha256" if len(model["revision"]) == 64 else "gitCommit": model["revision"]}
-                annotations = {"name": model["name"], "licence": model["licence"]}
-                found.append(
-                    {"name": f"model:{role}", "uri": model["source"], "digest": digest, "annotations": annotations}
-                )
+            found += [_model_descriptor(role, model) for role, model in sorted(roles.items()) if model is not None]
     return found
+
+
+def _model_descriptor(role: str, model: Mapping[str, Any]) -> dict[str, Any]:
+    descriptor = {"name": f"model:{role}", "uri": model["source"]}
+    annotations = {"name": model["name"], "licence": model["licence"]}
+    if model["source"].startswith("server:"):
+        return descriptor | {"annotations": annotations | {"revision": model["revision"], "verified": False}}
+    kind = "sha256" if len(model["revision"]) == 64 else "gitCommit"
+    return descriptor | {"digest": {kind: model["revision"]}, "annotations": annotations}
 
 
 @lru_cache(maxsize=1)

@@ -177,7 +177,8 @@ def verify(workspace: WorkspaceOption = HERE) -> None:
     if problems:
         typer.echo(f"{len(problems)} problems; make a stage again with: syncd run", err=True)
         raise typer.Exit(1)
-    typer.echo(f"{len(done)} stages verified: files, indexes, parameters, statements, models and checkpoint agree")
+    models = "models and checkpoint" if "train" in done else "models"
+    typer.echo(f"{len(done)} stages verified: files, indexes, parameters, statements, {models} agree")
     missing = [name for name in load_graph(workspace.resolve()).names if name not in done]
     if missing:
         typer.echo(f"not run yet: {', '.join(missing)}")

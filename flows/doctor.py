@@ -30,7 +30,7 @@ def examine(workspace: Path, recipe: Recipe | None, runtime: Runtime) -> list[Ch
     checks = [_python(), *_pins(), _git(), _rendering(), _gpu(runtime), _disk(workspace, runtime), _browser()]
     if recipe is None:
         return [*checks, Check("recipe", "note", f"none active in {workspace}", "syncd run --recipe demo")]
-    return [*checks, *_models(recipe)]
+    return [*checks, *_models(recipe, runtime)]
 
 
 def _python() -> Check:
@@ -130,11 +130,14 @@ def _browser() -> Check:
     return Check("browser", "note", "no Chromium; only the tests of the report need it", "apt-get install -y chromium")
 
 
-def _models(recipe: Recipe) -> Iterator[Check]:
-    """Each model folder of the recipe, by digest."""
-    from models.registry import ModelError, locate
+def _models(recipe: Recipe, runtime: Runtime) -> Iterator[Check]:
+    """Each model of the recipe: a folder by its digest, a server by asking what it serves."""
+    from models.registry import ModelError, locate, served_name
 
     for role, ref in recipe.models.by_role.items():
+        if served := served_name(ref):
+            yield _server(f"model {role}", served, runtime)
+            continue
         try:
             folder = locate(ref)
         except ModelError as error:
@@ -142,6 +145,22 @@ def _models(recipe: Recipe) -> Iterator[Check]:
             yield Check(f"model {role}", "broken", message, fix or "correct the entry in configs/models.yaml")
             continue
         yield Check(f"model {role}", "ok", f"{ref.name} {ref.revision[:12]} at {_short(folder)}")
+
+
+def _server(name: str, model: str, runtime: Runtime) -> Check:
+    from models.prompts.chat import ChatError
+    from models.prompts.writers import server_of
+
+    try:
+        served = server_of(model, runtime.model_dump()).models()
+    except (ConfigError, ChatError) as error:
+        message, _, fix = str(error).partition("; ")
+        return Check(name, "broken", message, fix)
+    if model not in served:
+        return Check(
+            name, "broken", f"{runtime.llm_base_url} lists {', '.join(served) or 'none'}", f"serve {model} there"
+        )
+    return Check(name, "ok", f"{model} at {runtime.llm_base_url}")
 
 
 def _short(folder: Path) -> str:

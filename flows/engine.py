@@ -61,6 +61,8 @@ from flows.workspace import PROJECT
 
 PLAN_FILE = "plan.json"
 PAUSE_SECONDS = 2.0
+OPTIONS = ("objaverse_cache", "offline")
+"""Runtime settings that stages see; so they do those of a language model's server, llm_*."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def stage_context(graph: Graph, stage: str, workspace: Path, runtime: Runtime) -
         signature=stage_signature(graph, stage, workspace),
         inputs=graph.node(stage).inputs,
         device=runtime.device,
-        options={"objaverse_cache": runtime.objaverse_cache, "offline": runtime.offline},
+        options={name: value for name, value in runtime if name in OPTIONS or name.startswith("llm_")},
     )
 
 

@@ -26,9 +26,11 @@ def verify(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def _model_problems(workspace: Path) -> list[str]:
-    """Models of the active recipe whose files are not the pinned ones."""
+    """Models of the active recipe whose files are not the pinned ones; those behind a server have none to look at."""
     problems = []
     for ref in dict.fromkeys(load_resolved(workspace / RECIPE_FILE).models.by_role.values()):
+        if registry.served_name(ref):
+            continue
         try:
             registry.locate(ref)
         except registry.ModelError as error:

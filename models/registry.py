@@ -29,6 +29,7 @@ LOADERS = {
     "quality_head": "models.scorers.quality:QualityScorer.from_pretrained",
     "dinov2": "models.scorers.identity:IdentityScorer.from_pretrained",
     "segformer": "models.scorers.segmenter:Segmenter.from_pretrained",
+    "causal_lm": "models.prompts.local_chat:LocalChat.from_pretrained",
 }
 """Architecture -> `module:function(folder, device, dtype)`; imported when first used."""
 
@@ -96,6 +97,12 @@ def locate(ref: ModelRef) -> Path:
             f"bring back the pinned files{' (git checkout)' if scheme == 'miniature' else ''}{_pin(ref)}"
         )
     return folder
+
+
+def served_name(ref: ModelRef) -> str | None:
+    """What a server calls a model that is reached through it; None for a model with files of its own."""
+    scheme, _, place = ref.source.partition(":")
+    return place if scheme == "server" else None
 
 
 def _name(ref: ModelRef) -> str:

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from data.ids import seed_for
-from data.records import AssetRecord, Prompt, PromptRecord, Rejected
-from data.shards import ShardIndex, ShardWriter, read_all
+from data.ids import canonical_json
+from data.records import AssetRecord, PromptRecord
+from data.shards import ShardIndex, ShardWriter, read_all, write_atomic
 from data.stage import ShardSpec, StageContext, chunk
-from models.prompts.grammar import GrammarWriter
-from models.prompts.validate import Limits, PromptError, write_validated
+from models.prompts.coverage import as_markdown, coverage
+from models.prompts.validate import Limits, Order, write_validated
+from models.prompts.writers import open_writer
 
 
 def plan(ctx: StageContext) -> list[ShardSpec]:
@@ -16,34 +17,21 @@ def plan(ctx: StageContext) -> list[ShardSpec]:
 
 
 def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
+    """All objects of the shard are asked for together; what is missing is asked for again."""
     section = ctx.recipe.prompts
-    writer = GrammarWriter()
+    writer = open_writer(section, ctx.recipe.models.writer, ctx.device, ctx.options, answers_folder(ctx))
     limits = Limits(min_words=section.min_words, max_words=section.max_words, max_rounds=section.max_rounds)
     wanted = {
-        "train": {"scene": section.scenes, "other_object": section.other_object},
+        "train": {"scene": section.scenes, "other_object": section.other_object, "style": section.style},
         "eval": {"background": section.eval_background, "property": section.eval_property},
     }
-    for sample in ctx.read("assets", spec.keys):
-        asset = AssetRecord.model_validate(sample.record)
-        prompts: list[Prompt] = []
-        rejected: list[Rejected] = []
-        try:
-            for kind, count in wanted[asset.split].items():
-                accepted, refused = write_validated(
-                    writer,
-                    asset.caption,
-                    category=asset.category,
-                    kind=kind,
-                    n=count,
-                    seed=seed_for(ctx.recipe.seed, f"prompts/{kind}", asset.object_id),
-                    limits=limits,
-                    taken=tuple(prompt.text for prompt in prompts),
-                    attributes=asset.attributes,
-                )
-                prompts += accepted
-                rejected += refused
-        except PromptError as error:
-            out.fail(asset.object_id, error.reason, str(error))
+    assets = [AssetRecord.model_validate(sample.record) for sample in ctx.read("assets", spec.keys)]
+    orders = [
+        Order(asset.object_id, asset.caption, asset.category, wanted[asset.split], asset.attributes) for asset in assets
+    ]
+    for asset, written in zip(assets, write_validated(writer, orders, limits, ctx.recipe.seed), strict=True):
+        if written.problem:
+            out.fail(asset.object_id, "too_few_prompts", written.problem)
             continue
         record = PromptRecord(
             object_id=asset.object_id,
@@ -51,15 +39,27 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
             category=asset.category,
             caption=asset.caption,
             writer=writer.name,
-            prompts=prompts,
-            rejected=rejected,
+            prompts=list(written.prompts),
+            rejected=list(written.rejected),
         )
         out.add(asset.object_id, record)
 
 
+def answers_folder(ctx: StageContext) -> Path:
+    """Where a server's answers are kept: for any recipe, so that a changed limit or seed asks only what is new."""
+    return ctx.workspace / "artifacts" / ".answers"
+
+
 def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, Any]:
-    prompts = rejected = 0
-    for sample in read_all(out_dir, index):
-        prompts += len(sample.record["prompts"])
-        rejected += len(sample.record["rejected"])
-    return {"objects": len(index.keys), "prompts": prompts, "rejected": rejected}
+    """Writes coverage.json and coverage.md: prompts per object and kind, lengths, what several objects share."""
+    records = [PromptRecord.model_validate(sample.record) for sample in read_all(out_dir, index)]
+    covered = coverage(records)
+    write_atomic(out_dir / "coverage.json", canonical_json(covered) + b"\n")
+    write_atomic(out_dir / "coverage.md", as_markdown(covered).encode())
+    return {
+        "objects": len(index.keys),
+        "prompts": sum(len(record.prompts) for record in records),
+        "rejected": sum(len(record.rejected) for record in records),
+        "shared_captions": covered["shared_captions"],
+        "kinds": covered["kinds"],
+    }

@@ -29,8 +29,9 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     # The server outlives the tests: what Prefect still has to send when Python ends would otherwise wait for it.
     server = contextlib.ExitStack()
     atexit.register(server.close)
-    atexit.register(logging.disable)  # runs before it: nothing is printed below the summary of the tests
     server.enter_context(prefect_test_harness(server_startup_timeout=600))
+    # Registered last, so it runs before Prefect's own: nothing is printed below the summary of the tests.
+    atexit.register(logging.disable)
     address = str(get_client(sync_client=True).api_url)
     os.environ["PREFECT_API_URL"] = address
     yield address

@@ -7,14 +7,15 @@ import hashlib
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from data.assets.captions import head_noun, with_article
 from models.miniature.scenes import OTHER_OBJECTS, SCENES, full_caption
 from models.miniature.world import CATEGORIES, COLOURS, PATTERNS
-from models.prompts.writer import KINDS, Draft
+from models.prompts.writer import Ask, Draft
 
+GRAMMAR_KINDS = ("scene", "other_object", "background", "property")
 _CHOICES = 4
 
 
@@ -29,27 +30,32 @@ class GrammarWriter:
 
     name = "grammar"
 
-    def write(
-        self, object_caption: str, category: str, kind: str, n: int, seed: int, attributes: Mapping[str, Any]
-    ) -> list[Draft]:
-        """ValueError for a kind not in `models.prompts.writer.KINDS`."""
-        phrase = _noun_phrase(object_caption)
-        if kind in ("scene", "background"):
+    def write(self, asks: Sequence[Ask]) -> list[list[Draft]]:
+        """ValueError for a kind that this grammar has no words for."""
+        return [self._drafts(ask) for ask in asks]
+
+    def _drafts(self, ask: Ask) -> list[Draft]:
+        phrase, category, n, seed = _noun_phrase(ask.object_caption), ask.category, ask.n, ask.seed
+        if ask.kind in ("scene", "background"):
             return [_draft(phrase, category, scene) for (scene,) in spread([SCENES], n, seed)]
-        if kind == "other_object":
+        if ask.kind == "other_object":
             others = [other for other in OTHER_OBJECTS if head_noun(other) not in (category, head_noun(phrase))]
             pairs = spread([others, SCENES], n, seed)
             return [_draft(phrase, category, scene, other) for other, scene in pairs]
-        if kind == "property":
-            shown = f"{phrase} {' '.join(map(str, attributes.values()))}"
+        if ask.kind == "property":
+            shown = f"{phrase} {' '.join(map(str, ask.attributes.values()))}"
             colours = [colour for colour in COLOURS if not re.search(rf"\b{colour}\b", shown, re.IGNORECASE)]
-            named = [str(attributes["primary"])] if "primary" in attributes else re.findall(r"\w+", shown.lower())
+            named = (
+                [str(ask.attributes["primary"])] if "primary" in ask.attributes else re.findall(r"\w+", shown.lower())
+            )
             own = next((word for word in named if word in COLOURS), None)
             noun = category or head_noun(phrase)
             return [
                 _recoloured(noun, scene, colour, colours, own) for colour, scene in spread([colours, SCENES], n, seed)
             ]
-        raise ValueError(f"caption kind {kind!r}; choose one of {', '.join(KINDS)}")
+        raise ValueError(
+            f"caption kind {ask.kind!r}: the grammar writes {', '.join(GRAMMAR_KINDS)}; set its count to 0"
+        )
 
 
 def spread(axes: Sequence[Sequence[str]], n: int, seed: int) -> list[tuple[str, ...]]:

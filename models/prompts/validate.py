@@ -2,15 +2,15 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from data.assets.captions import head_noun
 from data.ids import seed_for
 from data.records import Prompt, Rejected
 from models.prompts.cleaning import clean
-from models.prompts.writer import CaptionWriter
+from models.prompts.writer import Ask, CaptionWriter, Draft
 
 MAX_SENTENCES = 2
 
@@ -33,53 +33,99 @@ class Limits:
     """How often the writer is asked, the first time included."""
 
 
-class PromptError(Exception):
-    """An object for which too few captions passed; `reason` is the code to record."""
+@dataclass(frozen=True)
+class Order:
+    """What is wanted of one object: captions by kind. The other fields as in `Ask`."""
 
-    reason = "too_few_prompts"
+    object_id: str
+    object_caption: str
+    category: str
+    wanted: Mapping[str, int]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
-def write_validated(
-    writer: CaptionWriter,
-    object_caption: str,
-    category: str,
-    kind: str,
-    n: int,
-    seed: int,
-    limits: Limits,
-    taken: Collection[str] = (),
-    attributes: Mapping[str, Any] | None = None,
-) -> tuple[list[Prompt], list[Rejected]]:
-    """Exactly `n` captions that pass, in the order written, and those that did not, each with its reason.
+@dataclass(frozen=True)
+class Written:
+    """What came of one order: accepted prompts kind by kind, and drafts that did not pass with their reasons."""
 
-    The writer is asked for as many as are missing, up to `limits.max_rounds` times, each time with another seed;
-    captions in `taken` count as duplicates. Raises PromptError, with the reasons counted, if that is not enough.
+    prompts: tuple[Prompt, ...]
+    rejected: tuple[Rejected, ...]
+    problem: str | None
+    """Why this is less than was ordered; None if it is all."""
+
+
+def write_validated(writer: CaptionWriter, orders: Sequence[Order], limits: Limits, seed: int) -> list[Written]:
+    """Captions that pass, for every order: exactly as many as wanted, or a problem that says why there are fewer.
+
+    The writer is asked for all orders at once, and again for what is missing, up to `limits.max_rounds` times, each
+    time with another seed. No caption of an object comes twice, whatever its kind.
     """
-    names = object_names(object_caption, category)
-    accepted: list[Prompt] = []
-    rejected: list[Rejected] = []
-    seen = {_comparable(text) for text in taken}
+    open_orders = [_OpenOrder(order) for order in orders]
     for number in range(limits.max_rounds):
-        if len(accepted) == n:
+        asked = [(own, ask) for own in open_orders for ask in own.asks(number, seed)]
+        if not asked:
             break
-        round_seed = seed_for(seed, "prompts", str(number))
-        for draft in writer.write(object_caption, category, kind, n - len(accepted), round_seed, attributes or {}):
+        for (own, ask), drafts in zip(asked, writer.write([ask for _, ask in asked]), strict=True):
+            own.take(ask.kind, drafts, limits)
+    return [own.written(writer.name, limits) for own in open_orders]
+
+
+class _OpenOrder:
+    """An order while it is being filled."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.names = object_names(order.object_caption, order.category)
+        self.accepted: dict[str, list[Prompt]] = {kind: [] for kind in order.wanted}
+        self.rejected: list[Rejected] = []
+        self.seen: set[str] = set()
+
+    def asks(self, number: int, seed: int) -> list[Ask]:
+        order, made = self.order, tuple(prompt.text for own in self.accepted.values() for prompt in own)
+        return [
+            Ask(
+                object_caption=order.object_caption,
+                category=order.category,
+                kind=kind,
+                n=count - len(self.accepted[kind]),
+                seed=seed_for(seed_for(seed, f"prompts/{kind}", order.object_id), "prompts", str(number)),
+                attributes=order.attributes,
+                avoid=made,
+            )
+            for kind, count in order.wanted.items()
+            if count > len(self.accepted[kind])
+        ]
+
+    def take(self, kind: str, drafts: Sequence[Draft], limits: Limits) -> None:
+        for draft in drafts:
             text = clean(draft.text)
-            reason = problem(text, names, limits) or ("duplicate" if _comparable(text) in seen else None)
+            reason = draft.problem or problem(text, self.names, limits)
+            reason = reason or ("duplicate" if comparable(text) in self.seen else None)
             if reason:
-                rejected.append(Rejected(text=draft.text, reason=reason))
-            elif len(accepted) < n:
-                seen.add(_comparable(text))
-                accepted.append(Prompt(text=text, kind=kind, facts=list(draft.facts)))
-    if len(accepted) < n:
-        counted = ", ".join(
-            f"{reason} {count}" for reason, count in sorted(Counter(r.reason for r in rejected).items())
+                self.rejected.append(Rejected(text=draft.text, reason=reason))
+            elif len(self.accepted[kind]) < self.order.wanted[kind]:
+                self.seen.add(comparable(text))
+                self.accepted[kind].append(Prompt(text=text, kind=kind, facts=list(draft.facts)))
+
+    def written(self, writer: str, limits: Limits) -> Written:
+        prompts = tuple(prompt for own in self.accepted.values() for prompt in own)
+        return Written(prompts, tuple(self.rejected), self._problem(writer, limits))
+
+    def _problem(self, writer: str, limits: Limits) -> str | None:
+        short = [
+            f"{len(self.accepted[kind])} of {count} {kind} captions"
+            for kind, count in self.order.wanted.items()
+            if len(self.accepted[kind]) < count
+        ]
+        if not short:
+            return None
+        counted = Counter(rejected.reason for rejected in self.rejected)
+        listed = ", ".join(f"{reason} {count}" for reason, count in sorted(counted.items())) or "none written"
+        last = f"; the last: {self.rejected[-1].text[:200]!r}" if self.rejected else ""
+        return (
+            f"{' and '.join(short)} for {self.order.object_caption!r} passed after {limits.max_rounds} rounds of "
+            f"{writer}; rejected: {listed}{last}"
         )
-        raise PromptError(
-            f"{len(accepted)} of {n} {kind} captions for {object_caption!r} passed after {limits.max_rounds} rounds of "
-            f"{writer.name}; rejected: {counted or 'none written'}"
-        )
-    return accepted, rejected
 
 
 def problem(text: str, names: Collection[str], limits: Limits) -> str | None:
@@ -142,5 +188,6 @@ def _forms(noun: str) -> set[str]:
     return forms
 
 
-def _comparable(text: str) -> str:
+def comparable(text: str) -> str:
+    """A caption without what does not make it another one: case, blanks and the full stop at its end."""
     return " ".join(text.casefold().split()).rstrip(".")

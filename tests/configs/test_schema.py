@@ -50,6 +50,7 @@ def test_every_runtime_in_the_repository_is_valid(name: str) -> None:
         ("render.views_per_set=8", ["prompts.scenes + prompts.other_object", "needs a prompt of its own"]),
         ("assets.source=folder", ["assets.folder is not set"]),
         ("models.clip=big-clip", ["models.clip is 'big-clip'", "miniature-clip"]),
+        ("prompts.writer=openai", ["prompts.writer is openai", "models.writer is not set"]),
     ],
 )
 def test_a_wrong_value_is_refused_with_key_value_and_range(override: str, words: list[str]) -> None:
@@ -57,6 +58,16 @@ def test_a_wrong_value_is_refused_with_key_value_and_range(override: str, words:
         load_recipe("miniature", (override,))
     for word in [*words, "miniature.yaml"]:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("writer", "source", "wanted"),
+    [("openai", "folder:/llm", "server:NAME"), ("transformers", "server:llm", "hub:OWNER/NAME or folder:PATH")],
+)
+def test_a_writer_and_where_its_model_is_must_fit(writer: str, source: str, wanted: str) -> None:
+    model = f"{{name: llm, architecture: causal_lm, source: '{source}', revision: x, licence: Apache-2.0}}"
+    with pytest.raises(ConfigError, match=rf"source '{source}'; with prompts.writer {writer} it must be {wanted}"):
+        load_recipe("miniature", (f"prompts.writer={writer}", f"models.writer={model}"))
 
 
 def test_two_mistakes_are_both_named() -> None:

@@ -10,7 +10,7 @@ import pytest
 from fake_workspace import RUNTIME, bare_workspace
 
 from data.ids import canonical_json
-from data.provenance import dependencies_of, read_statement, statement_path, verify_chain
+from data.provenance import _model_dependencies, dependencies_of, read_statement, statement_path, verify_chain
 from data.shards import ShardError, sha256_file
 from flows.engine import run_stage
 from flows.runners import serial
@@ -65,6 +65,16 @@ def test_the_resolved_recipe_is_in_the_parameters_and_no_runtime_setting_is(made
     params = statement["predicate"]["buildDefinition"]["externalParameters"]["params"]
     assert params["configs/recipe.yaml"]["assets"]["count"] == 10
     assert "workers" not in json.dumps(statement["predicate"]["buildDefinition"])
+
+
+def test_a_model_behind_a_server_is_named_without_a_digest_that_nobody_checked() -> None:
+    model = {"name": "llm", "source": "server:big", "revision": "v7", "licence": "MIT"}
+    (found,) = _model_dependencies({"configs/recipe.yaml": {"models.writer": model, "models.clip": None}})
+    assert found == {
+        "name": "model:writer",
+        "uri": "server:big",
+        "annotations": {"name": "llm", "licence": "MIT", "revision": "v7", "verified": False},
+    }
 
 
 def test_times_and_hosts_are_in_run_details_only(made: Path) -> None:

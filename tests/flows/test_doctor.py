@@ -4,6 +4,7 @@ import importlib.metadata
 from pathlib import Path
 
 import pytest
+from chat_server import serving
 from fake_workspace import RUNTIME
 
 from configs.schema import load_recipe
@@ -43,10 +44,26 @@ def test_a_rendering_back_end_that_crashes_is_broken_with_its_last_words(monkeyp
 
 def test_a_model_that_is_not_there_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYNCD_MINIATURE_WEIGHTS", str(tmp_path))
-    checks = list(doctor._models(load_recipe("miniature")))
+    checks = list(doctor._models(load_recipe("miniature"), RUNTIME))
     assert len(checks) == 6
     assert {check.verdict for check in checks} == {"broken"}
     assert all(check.fix for check in checks)
+
+
+def test_a_model_behind_a_server_is_asked_for_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYNCD_TEST_KEY", "secret")
+    with serving() as server:
+        known = RUNTIME.model_copy(update={"llm_base_url": server.url, "llm_key_variable": "SYNCD_TEST_KEY"})
+        assert doctor._server("writer", "small", known).verdict == "ok"
+        other = doctor._server("writer", "large", known)
+        assert (other.verdict, other.detail, other.fix) == (
+            "broken",
+            f"{server.url} lists small",
+            "serve large there",
+        )
+    gone = doctor._server("writer", "small", known.model_copy(update={"llm_retries": 0}))
+    assert gone.verdict == "broken" and "cannot be reached" in gone.detail and "llm_base_url" in gone.fix
+    assert "llm_base_url is not set" in doctor._server("writer", "small", RUNTIME).detail
 
 
 def test_every_check_that_is_not_ok_has_a_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

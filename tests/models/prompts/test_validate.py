@@ -1,40 +1,46 @@
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
 
 from models.prompts.validate import (
     Limits,
-    PromptError,
+    Order,
+    Written,
     mentions,
     object_names,
     problem,
     sentences,
     write_validated,
 )
-from models.prompts.writer import Draft
+from models.prompts.writer import Ask, Draft
 
 LIMITS = Limits(min_words=4, max_words=12, max_rounds=3)
 
 
 class Scripted:
-    """Answers each request with the next list of captions, and notes what it was asked."""
+    """Answers each ask with the next list of captions, and notes what it was asked."""
 
     name = "scripted"
 
-    def __init__(self, *rounds: list[str]) -> None:
-        self.rounds = list(rounds)
-        self.asked: list[tuple[int, int]] = []
+    def __init__(self, *answers: list[str | Draft]) -> None:
+        self.answers = list(answers)
+        self.rounds: list[list[Ask]] = []
 
-    def write(
-        self, object_caption: str, category: str, kind: str, n: int, seed: int, attributes: Mapping[str, Any]
-    ) -> list[Draft]:
-        self.asked.append((n, seed))
-        return [Draft(text, ({"question": text, "choices": [], "answer": ""},)) for text in self.rounds.pop(0)]
+    def write(self, asks: Sequence[Ask]) -> list[list[Draft]]:
+        self.rounds.append(list(asks))
+        return [[_draft(text) for text in self.answers.pop(0)] for _ in asks]
 
 
-def run(writer: Scripted, n: int, **changes: Any) -> Any:
-    return write_validated(writer, "a red mug", "mug", "scene", n, 7, **({"limits": LIMITS} | changes))
+def _draft(text: str | Draft) -> Draft:
+    return text if isinstance(text, Draft) else Draft(text, ({"question": text, "choices": [], "answer": ""},))
+
+
+def run(writer: Scripted, *orders: Order) -> list[Written]:
+    return write_validated(writer, orders, LIMITS, 7)
+
+
+def mugs(object_id: str = "mug-1", **wanted: int) -> Order:
+    return Order(object_id, "a red mug", "mug", wanted)
 
 
 @pytest.mark.parametrize(
@@ -119,46 +125,70 @@ def test_object_names_are_category_and_noun_of_the_caption() -> None:
 
 def test_asks_again_for_what_is_missing_with_another_seed() -> None:
     writer = Scripted(["a mug on a beach", "A mug  on a BEACH.", "a cup here and there"], ["1. a mug in a forest"])
-    accepted, rejected = run(writer, 2)
-    assert [prompt.text for prompt in accepted] == ["a mug on a beach", "a mug in a forest"]
-    assert [prompt.kind for prompt in accepted] == ["scene", "scene"]
-    assert accepted[1].facts[0]["question"] == "1. a mug in a forest"
-    assert [(item.text, item.reason) for item in rejected] == [
+    (written,) = run(writer, mugs(scene=2))
+    assert [(prompt.text, prompt.kind) for prompt in written.prompts] == [
+        ("a mug on a beach", "scene"),
+        ("a mug in a forest", "scene"),
+    ]
+    assert written.problem is None
+    assert written.prompts[1].facts[0]["question"] == "1. a mug in a forest"
+    assert [(item.text, item.reason) for item in written.rejected] == [
         ("A mug  on a BEACH.", "duplicate"),
         ("a cup here and there", "no_object"),
     ]
-    assert [n for n, _ in writer.asked] == [2, 1]
-    assert writer.asked[0][1] != writer.asked[1][1]
+    (first,), (second,) = writer.rounds
+    assert (first.n, second.n) == (2, 1) and first.seed != second.seed
+    assert (first.avoid, second.avoid) == ((), ("a mug on a beach",))
 
 
-def test_the_same_call_asks_with_the_same_seeds() -> None:
-    first, second = Scripted([], ["a mug on a beach"]), Scripted([], ["a mug on a beach"])
-    run(first, 1)
-    run(second, 1)
-    assert first.asked == second.asked
+def test_objects_and_kinds_are_asked_for_together_and_only_what_is_missing_again() -> None:
+    writer = Scripted(["a mug on a beach"], ["a cup by a book"], ["a mug in a forest"], ["a mug by a book"])
+    one, two = run(writer, mugs("mug-1", scene=1, other_object=1), mugs("mug-2", scene=1))
+    assert [[(ask.kind, ask.n) for ask in asks] for asks in writer.rounds] == [
+        [("scene", 1), ("other_object", 1), ("scene", 1)],
+        [("other_object", 1)],
+    ]
+    assert [prompt.text for prompt in one.prompts] == ["a mug on a beach", "a mug by a book"]
+    assert [prompt.text for prompt in two.prompts] == ["a mug in a forest"]
 
 
-def test_captions_taken_by_another_kind_are_duplicates() -> None:
-    accepted, rejected = run(Scripted(["a mug on a beach", "a mug in a desert"]), 1, taken=["A mug on a beach"])
-    assert [prompt.text for prompt in accepted] == ["a mug in a desert"]
-    assert [item.reason for item in rejected] == ["duplicate"]
+def test_seeds_follow_from_object_kind_and_round_alone() -> None:
+    alone, among = Scripted(["a mug on a beach"]), Scripted(["a mug on a beach"], ["a mug in a forest"])
+    run(alone, mugs("mug-2", scene=1))
+    run(among, mugs("mug-1", scene=1), mugs("mug-2", scene=1))
+    assert alone.rounds[0][0] == among.rounds[0][1]
+    assert among.rounds[0][0].seed != among.rounds[0][1].seed
 
 
-def test_more_than_asked_is_not_taken() -> None:
-    accepted, rejected = run(Scripted(["a mug on a beach", "a mug in a desert"]), 1)
-    assert (len(accepted), rejected) == (1, [])
+def test_a_caption_of_another_kind_of_the_same_object_is_a_duplicate_and_of_another_object_is_none() -> None:
+    writer = Scripted(["a mug on a beach"], ["A mug on a beach", "a mug in a desert"], ["a mug on a beach"])
+    one, two = run(writer, mugs("mug-1", scene=1, other_object=1), mugs("mug-2", scene=1))
+    assert [prompt.text for prompt in one.prompts] == ["a mug on a beach", "a mug in a desert"]
+    assert [item.reason for item in one.rejected] == ["duplicate"]
+    assert (two.problem, two.rejected) == (None, ())
+
+
+def test_what_the_writer_itself_calls_unusable_is_rejected_for_that() -> None:
+    (written,) = run(Scripted([Draft("a mug on a", problem="truncated"), "a mug on a beach"]), mugs(scene=1))
+    assert [(item.text, item.reason) for item in written.rejected] == [("a mug on a", "truncated")]
+    assert [prompt.text for prompt in written.prompts] == ["a mug on a beach"]
+
+
+def test_more_than_asked_is_not_taken_and_nothing_wanted_is_not_asked() -> None:
+    writer = Scripted(["a mug on a beach", "a mug in a desert"])
+    (written,) = run(writer, mugs(scene=1, style=0))
+    assert (len(written.prompts), written.rejected) == (1, ())
+    assert [ask.kind for ask in writer.rounds[0]] == ["scene"]
 
 
 def test_gives_up_after_the_limit_and_says_why() -> None:
     writer = Scripted(["a cup on a beach", "a mug on a beach"], ["a mug on a beach"], [])
-    with pytest.raises(
-        PromptError, match=r"1 of 2 scene captions for 'a red mug' .* duplicate 1, no_object 1"
-    ) as caught:
-        run(writer, 2)
-    assert caught.value.reason == "too_few_prompts"
-    assert len(writer.asked) == LIMITS.max_rounds
+    (written,) = run(writer, mugs(scene=2))
+    assert "1 of 2 scene captions for 'a red mug' passed after 3 rounds of scripted" in str(written.problem)
+    assert "rejected: duplicate 1, no_object 1; the last: 'a mug on a beach'" in str(written.problem)
+    assert len(writer.rounds) == LIMITS.max_rounds
 
 
-def test_none_wanted_asks_nobody() -> None:
-    writer = Scripted()
-    assert run(writer, 0) == ([], []) and writer.asked == []
+def test_an_unknown_kind_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="'mood'; choose one of scene, other_object, style, appearance, background"):
+        Ask("a mug", "mug", "mood", 1, 1)

@@ -1,0 +1,142 @@
+"""Chats with any server that speaks OpenAI's chat protocol; answers are kept, so that asking again costs nothing."""
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import openai
+
+from data.ids import canonical_json, digest_of
+from data.shards import write_atomic
+from models.prompts.chat import Answer, Chat, ChatError, ChatSettings
+
+FINISHED = {"stop": None, "length": "truncated", "content_filter": "refused"}
+"""finish_reason -> problem of the answer."""
+
+
+class ServerChat:
+    """`concurrency` requests at a time, each tried again by the client with growing pauses.
+
+    `cache`: folder of one JSON file per answered request, named by the sha256 of the request's body; None keeps none.
+    The address of the server is no part of it: where a model runs does not change what it is asked.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        base_url: str,
+        key: str,
+        cache: Path | None,
+        concurrency: int,
+        retries: int,
+        timeout_s: float,
+    ) -> None:
+        self.model, self.base_url, self.cache = model, base_url, cache
+        self.concurrency, self.retries = concurrency, retries
+        self._client = openai.OpenAI(base_url=base_url, api_key=key, max_retries=retries, timeout=timeout_s)
+
+    def complete(self, chats: Sequence[Chat], settings: ChatSettings) -> list[Answer]:
+        """Answers in the order of the chats. After an error no new request is begun; what was answered is kept."""
+        bodies = {digest_of(body): body for chat in chats for body in (self._body(chat, settings),)}
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            asked = {name: pool.submit(self._answer, name, body) for name, body in bodies.items()}
+            try:
+                answers = {name: future.result() for name, future in asked.items()}
+            except ChatError:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+        return [answers[digest_of(self._body(chat, settings))] for chat in chats]
+
+    def models(self) -> list[str]:
+        """What the server says it serves."""
+        with self._told():
+            return sorted(model.id for model in self._client.models.list())
+
+    def _body(self, chat: Chat, settings: ChatSettings) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "messages": list(chat.messages),
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
+            "max_tokens": settings.max_new_tokens,
+            "seed": chat.seed,
+        }
+
+    def _answer(self, name: str, body: dict[str, Any]) -> Answer:
+        path = self.cache / f"{name}.json" if self.cache else None
+        kept = _read(path) if path else None
+        if kept is None:
+            kept = self._ask(body)
+            if path and kept["finish_reason"] in FINISHED:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(path, canonical_json({"request": body, **kept}))
+        return Answer(kept["text"], FINISHED.get(kept["finish_reason"], "refused"))
+
+    def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
+        """{"text", "finish_reason", "model", "system_fingerprint"} as the server gave them.
+
+        A request that the server will not have (HTTP 400, 422) is an answer of its own: the other objects go on.
+        """
+        try:
+            with self._told():
+                reply = self._client.chat.completions.create(**body)
+                choice = reply.choices[0]
+                text, reason = choice.message.content, choice.finish_reason
+        except openai.APIStatusError as error:
+            return {"text": error.message, "finish_reason": f"status {error.status_code}"}
+        if reason == "content_filter":
+            text = text or "content_filter"
+        if not isinstance(text, str):
+            raise self._error("gave an answer without text", reason, "check the model")
+        return {
+            "text": text,
+            "finish_reason": reason,
+            "model": reply.model,
+            "system_fingerprint": reply.system_fingerprint,
+        }
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """The client's errors as ChatError, each with its fix; what is wrong with one request alone passes."""
+        try:
+            yield
+        except openai.APITimeoutError as error:
+            raise self._error(
+                "did not answer in time", error, "raise llm_timeout_s or lower llm_concurrency"
+            ) from error
+        except openai.APIConnectionError as error:
+            raise self._error(
+                "cannot be reached", error.__cause__ or error, "start it, or correct llm_base_url"
+            ) from error
+        except (openai.RateLimitError, openai.InternalServerError) as error:
+            raise self._error(f"said {error.status_code}", error, "wait, or lower llm_concurrency") from error
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            fix = "put a valid key into the environment variable that llm_key_variable names"
+            raise self._error(f"said {error.status_code}", error, fix, transient=False) from error
+        except openai.NotFoundError as error:
+            fix = f"name a model of this server in place of {self.model!r}, or correct llm_base_url (it ends in /v1)"
+            raise self._error("said 404", error, fix, transient=False) from error
+        except openai.APIStatusError:
+            raise
+        except (openai.APIError, json.JSONDecodeError, AttributeError, TypeError, IndexError) as error:
+            raise self._error("gave no such answer", error, "check that llm_base_url is such a server") from error
+
+    def _error(self, what: str, detail: object, fix: str, transient: bool = True) -> ChatError:
+        tries = f" ({self.retries + 1} tries)" if transient and self.retries else ""
+        return ChatError(
+            f"the language model server {self.base_url} {what}{tries}: {str(detail)[:300]}; {fix} (answers so far are "
+            f"kept)",
+            transient,
+        )
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A kept answer; None if there is none, or it is not whole."""
+    try:
+        kept = json.loads(path.read_bytes())
+        return {"text": str(kept["text"]), "finish_reason": kept["finish_reason"]}
+    except (FileNotFoundError, json.JSONDecodeError, KeyError):
+        return None

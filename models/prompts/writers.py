@@ -1,0 +1,52 @@
+"""The writer that a recipe names."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from configs.schema import ConfigError, ModelRef, Prompts
+from models import registry
+from models.prompts.chat import ChatSettings
+from models.prompts.grammar import GrammarWriter
+from models.prompts.language_model import LanguageModelWriter
+from models.prompts.server_chat import ServerChat
+from models.prompts.writer import CaptionWriter
+
+
+def open_writer(
+    section: Prompts, model: ModelRef | None, device: str, options: dict[str, Any], cache: Path
+) -> CaptionWriter:
+    """`options`: the llm_* settings of the runtime. `cache`: folder of a server's answers.
+
+    Raises ConfigError for a server without address or key, ModelError for a model that cannot be loaded.
+    """
+    if section.writer == "grammar" or model is None:
+        return GrammarWriter()
+    if section.writer == "transformers":
+        chat = registry.load(model, device, section.dtype)
+    else:
+        chat = server_of(registry.served_name(model), options, cache)
+    settings = ChatSettings(section.temperature, section.top_p, section.max_new_tokens, section.batch_chats)
+    return LanguageModelWriter(f"{model.name}@{model.revision}", chat, settings, section.max_words)
+
+
+def server_of(model: str, options: dict[str, Any], cache: Path | None = None) -> ServerChat:
+    """The server that the runtime names, for the model of that name; ConfigError if its address or key is not set.
+
+    `cache` defaults to none being kept.
+    """
+    address, variable = options["llm_base_url"], options["llm_key_variable"]
+    if not address:
+        raise ConfigError(
+            f"runtime: llm_base_url is not set, and {model} is behind a server; name its address there, for example "
+            f"http://127.0.0.1:8000/v1"
+        )
+    key = os.environ.get(variable)
+    if not key:
+        raise ConfigError(
+            f"the environment variable {variable} is not set; put the key of {address} there (any text for a server "
+            f"that asks for none), or name another variable as llm_key_variable in the runtime"
+        )
+    return ServerChat(
+        model, address, key, cache, options["llm_concurrency"], options["llm_retries"], options["llm_timeout_s"]
+    )
