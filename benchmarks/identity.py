@@ -62,9 +62,10 @@ def load_sets(ctx: StageContext) -> tuple[list[SetRequest], list[np.ndarray]]:
     for sample in ctx.read("render", generate.training_sets(ctx)):
         render = RenderRecord.model_validate(sample.record)
         prompts = PromptRecord.model_validate(next(ctx.read("prompts", [render.object_id])).record).prompts
-        chosen = generate.prompts_of_set(prompts, render.set_id, len(render.views))
+        chosen = generate.prompts_of_set(prompts, render.set_id, ctx.recipe.render.views_per_set)
         requests.append(generate.request_of(ctx, sample, render, chosen))
-        renders.append(np.stack([decode_png(sample.files[f"{view}.rgb.png"])[..., :3] for view in range(len(chosen))]))
+        views = [decode_png(sample.files[f"{view}.rgb.png"])[..., :3] for view in range(len(render.views))]
+        renders.append(np.stack(views) if views else np.empty(0))
     return requests, renders
 
 
@@ -86,7 +87,8 @@ def measure(workspace: Path, seed: int, objects: int) -> Scores:
             changed = dataclasses.replace(generate.settings_of(ctx), **changes)
             made = []
             for start in range(0, len(requests), recipe.generate.batch_sets):
-                made += model.generate_many(requests[start : start + recipe.generate.batch_sets], changed)
+                batch = requests[start : start + recipe.generate.batch_sets]
+                made += [each.images for each in model.generate_many(batch, changed)]
         same = []
         for images, request in zip(made, requests, strict=True):
             embedded = identity.embed(list(images), list(request.masks), background=False)

@@ -68,7 +68,7 @@ class Budget(Section):
 
 
 class Assets(Budget):
-    source: Literal["miniature", "folder", "objaverse"]
+    source: Literal["miniature", "folder", "objaverse", "subjects"]
     count: Annotated[int, Field(ge=0)] = Field(0, description="objects to take, 0 for all that the source has")
     eval_share: Share = Field(0.2, description="share of objects held out for evaluation, chosen on ids")
     split_seed: int = Field(0, description="seed of the held-out choice; the miniature's nets were trained with 0")
@@ -80,6 +80,14 @@ class Assets(Budget):
         "open",
         description="miniature source: open captions leave colours out, so that identity is not decided by text",
     )
+    described: bool = Field(
+        False, description="miniature source: objects come in words alone, without mesh, as those of subjects do"
+    )
+    categories: tuple[str, ...] = Field((), description="miniature source: categories to take, none for all")
+    subjects: dict[str, tuple[str, ...]] = Field(
+        {}, description="subjects source: category -> its kinds, for example cat: [siamese]; none: the category itself"
+    )
+    per_kind: Count = Field(1, description="subjects source: objects of every kind")
     uids: str | None = Field(None, description="objaverse source: file with one uid a line; default the LVIS subset")
     digests: str | None = Field(None, description="objaverse source: CSV uid,sha256 of the expected files")
 
@@ -87,7 +95,14 @@ class Assets(Budget):
     def _folder_named(self) -> "Assets":
         if self.source == "folder" and not self.folder:
             raise ValueError("assets.folder is not set; the folder source needs the path of a folder of meshes")
+        if self.described and self.source != "miniature":
+            raise ValueError(f"assets.described is true; allowed for the miniature source only, not for {self.source}")
         return self
+
+    @property
+    def in_words(self) -> bool:
+        """Whether objects are described in words and have no mesh: the deformable branch."""
+        return self.described or self.source == "subjects"
 
 
 class Prompts(Budget):
@@ -130,6 +145,7 @@ class Generate(Budget):
     cfg_start_step: Annotated[int, Field(ge=0)] = Field(1, description="first step with the negative prompt")
     negative_prompt: str = "3d render, low resolution, blurry, cartoon, illustration"
     prompt_suffix: str = Field("", description="appended to every prompt, for example to put the object on the ground")
+    appearance: bool = Field(True, description="objects without mesh: tell the model what they look like, in words")
     msa: bool = True
     msa_first_step: Literal["full", "masked"] = "full"
     mask_dilation: Literal[1, 3, 5, 7, 9, 11, 13, 15] = Field(1, description="side of the window, in tokens")
@@ -256,7 +272,23 @@ class Recipe(Section):
             )
         if self.prompts.writer != "grammar":
             self._check_writer()
+        if self.assets.in_words:
+            self._check_in_words()
         return self
+
+    def _check_in_words(self) -> None:
+        needed = {
+            "assets.eval_share": (self.assets.eval_share, 0.0, "nothing renders references of an object without mesh"),
+            "generate.depth": (self.generate.depth, False, "there is no mesh to render"),
+            "generate.warp": (self.generate.warp, "none", "there are no views to find correspondences in"),
+            "generate.msa_first_step": (self.generate.msa_first_step, "full", "its masks come from the first step"),
+        }
+        for key, (value, allowed, why) in needed.items():
+            if value != allowed:
+                raise ValueError(
+                    f"{key} is {str(value).lower()}; with objects that are described in words it must be "
+                    f"{str(allowed).lower()}, since {why}"
+                )
 
     def _check_writer(self) -> None:
         kind, model = self.prompts.writer, self.models.writer

@@ -8,13 +8,13 @@ from data.records import ImageScores, Reason, Record, SampleRecord, Split
 
 
 class PublishedAsset(Record):
-    """The mesh that the object comes from."""
+    """The mesh or the description that the object comes from."""
 
-    source: str = Field(description="miniature, folder or objaverse")
+    source: str = Field(description="miniature, folder, objaverse or subjects")
     uri: str
-    licence: str = Field(description="SPDX identifier; the terms under which the mesh was used")
-    source_sha256: str = Field(description="digest of the file as fetched")
-    mesh_sha256: str = Field(description="digest of the GLB that was rendered")
+    licence: str = Field(description="SPDX identifier; the terms under which it was used")
+    source_sha256: str = Field(description="digest of the file as fetched, or of the description")
+    mesh_sha256: str | None = Field(description="digest of the GLB that was rendered; None without a mesh")
 
 
 class PublishedSample(SampleRecord):
@@ -40,6 +40,7 @@ class PublishedRecord(Record):
     split: Split
     category: str
     caption: str
+    appearance: str | None = Field(None, description="what an object without a mesh looks like; in no prompt")
     asset: PublishedAsset
     model: str = Field(description="generator as name@revision")
     settings: dict[str, Any] = Field(description="generation settings")

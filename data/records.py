@@ -12,26 +12,31 @@ class Record(BaseModel):
 
 
 class AssetRecord(Record):
-    """One mesh. Files: `glb`."""
+    """One object. Files: `glb`, unless it is described in words only."""
 
     object_id: str
     split: Split
     category: str
     caption: str
     licence: str = Field(description="SPDX identifier")
-    source: str = Field(description="miniature, folder or objaverse")
+    source: str = Field(description="miniature, folder, objaverse or subjects")
     uri: str
-    source_sha256: str = Field(description="digest of the file as fetched")
+    source_sha256: str = Field(description="digest of the file as fetched, or of the description")
     source_format: str
     side_files: dict[str, str] = Field(default={}, description="further files that went into the mesh -> sha256")
-    outcome: str = Field(description="found, first_seen or generated: how the file compares with the expected digest")
-    mesh_sha256: str = Field(description="digest of the GLB member")
+    outcome: str = Field(
+        description="found, first_seen or generated: how the file compares with the expected digest; described: no mesh"
+    )
+    mesh_sha256: str | None = Field(description="digest of the GLB member; None if there is no mesh")
     attributes: dict[str, Any] = Field(default={}, description="ground truth known to the source, if any")
 
 
 class Prompt(Record):
     text: str
-    kind: str = Field(description="scene, other_object; for evaluation: background, property")
+    detailed: str | None = Field(
+        None, description="the text with the object's appearance in it, for making images; None if they are the same"
+    )
+    kind: str = Field(description="scene, other_object, style; for evaluation: background, property")
     facts: list[dict[str, Any]] = Field(default=[], description="multiple-choice facts: question, choices, answer")
 
 
@@ -47,6 +52,7 @@ class PromptRecord(Record):
     split: Split
     category: str
     caption: str = Field(description="object description used in the prompts")
+    appearance: str | None = Field(None, description="what an object without a mesh looks like, in words")
     writer: str
     prompts: list[Prompt]
     rejected: list[Rejected] = []
@@ -64,14 +70,14 @@ class ViewRecord(Record):
 
 
 class RenderRecord(Record):
-    """K views of one object. Files per view i: `i.rgb.png`, `i.depth.png`, `i.mask.png`."""
+    """K views of one object, none if it has no mesh. Files per view i: `i.rgb.png`, `i.depth.png`, `i.mask.png`."""
 
     set_id: str
     object_id: str
     split: Split
     category: str
     licence: str
-    mesh_sha256: str
+    mesh_sha256: str | None
     views: list[ViewRecord]
     overlaps: dict[str, float] = Field(description="'i-j' -> share of the grid that corresponds, i < j")
 
@@ -83,21 +89,22 @@ class SampleRecord(Record):
     index: int
     prompt: str
     prompt_kind: str
-    prompt_sent: str = Field(description="prompt with the suffix that the model was given")
+    prompt_sent: str = Field(description="what the model was given: prompt, appearance if it was told, and suffix")
     facts: list[dict[str, Any]] = []
     seed: int
 
 
 class GeneratedRecord(Record):
-    """K generated images of one object. Files per image i: `i.png`, `i.mask.png`, `i.depth.png` (condition)."""
+    """K generated images of one object. Files per image i: `i.png`, `i.mask.png`, `i.depth.png` (condition, if any)."""
 
     set_id: str
     object_id: str
     split: Split
     category: str
     caption: str
+    appearance: str | None = Field(None, description="what an object without a mesh looks like, in words")
     licence: str
-    mesh_sha256: str
+    mesh_sha256: str | None
     model: str = Field(description="name@revision")
     settings: dict[str, Any]
     correspondence_share: dict[str, float] = Field(description="'target-source' -> visible share of the grid")

@@ -20,7 +20,10 @@ class SetRequest:
     depth: np.ndarray | None = None
     """(K, H, W) floats in [0, 1], normalised inverse depth, background 0; None: no depth condition."""
     masks: np.ndarray | None = None
-    """(K, H, W) bool, True on the object; shared attention needs them."""
+    """(K, H, W) bool, True on the object; shared attention needs them, or `subject`."""
+    subject: str | None = None
+    """The object's name, for a set without masks: they come from the attention to the words of each prompt that name
+    it, in the singular or the plural."""
     correspondences: dict[tuple[int, int], Correspondence] | None = None
     """By (target, source); warping needs every pair with source < target and uses only those."""
 
@@ -37,6 +40,8 @@ class SetRequest:
             low, high = float(self.depth.min()), float(self.depth.max())
             if not (low >= 0 and high <= 1):
                 raise ValueError(f"depth reaches from {low:g} to {high:g}; allowed: 0 to 1, no NaN")
+        if self.masks is not None and self.subject is not None:
+            raise ValueError(f"masks and the subject {self.subject!r} are both given; masks come from one of them")
         if self.masks is not None:
             self._check_stack("masks", self.masks, np.bool_)
 
@@ -96,16 +101,26 @@ class GenerateSettings:
         _check_range("warp_share", self.warp_share, 0, 1)
 
 
+@dataclass(frozen=True)
+class ImageSet:
+    """One generated set."""
+
+    images: np.ndarray
+    """uint8 (K, height, width, 3) RGB."""
+    masks: np.ndarray | None
+    """(K, height, width) bool, True on the object: those of the request, or found in the attention; None: neither."""
+
+
 class ImageSetGenerator(Protocol):
     """A loaded base model that makes consistent image sets."""
 
     def check(self, request: SetRequest, settings: GenerateSettings) -> None:
         """Raise ValueError if this model cannot make the set; `generate` checks the same before it starts."""
 
-    def generate(self, request: SetRequest, settings: GenerateSettings) -> np.ndarray:
-        """One set: uint8 (K, height, width, 3) RGB."""
+    def generate(self, request: SetRequest, settings: GenerateSettings) -> ImageSet:
+        """One set."""
 
-    def generate_many(self, requests: Sequence[SetRequest], settings: GenerateSettings) -> list[np.ndarray]:
+    def generate_many(self, requests: Sequence[SetRequest], settings: GenerateSettings) -> list[ImageSet]:
         """Sets denoised together as one batch, results in the order of the requests."""
 
 

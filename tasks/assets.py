@@ -13,7 +13,8 @@ from configs.schema import Assets
 from data.assets.base import AssetCandidate, AssetError, AssetSource, FetchedMesh, SourceError
 from data.assets.folder import FolderSource
 from data.assets.objaverse import ObjaverseSource
-from data.ids import canonical_json, held_out_of, seed_for
+from data.assets.subjects import SubjectsSource
+from data.ids import canonical_json, digest_of, held_out_of, seed_for
 from data.records import AssetRecord
 from data.shards import ShardIndex, ShardWriter
 from data.stage import ShardSpec, StageContext, chunk
@@ -31,8 +32,15 @@ def open_source(section: Assets, seed: int, options: dict[str, Any], workspace: 
 
     if section.source == "miniature":
         return MiniatureSource(
-            count=section.count, seed=seed, caption_detail=section.caption_detail, licences=section.licences
+            count=section.count,
+            seed=seed,
+            caption_detail=section.caption_detail,
+            licences=section.licences,
+            categories=section.categories,
+            described=section.described,
         )
+    if section.source == "subjects":
+        return SubjectsSource(section.subjects, section.per_kind)
     if section.source == "folder":
         return FolderSource(
             workspace / str(section.folder),
@@ -61,11 +69,12 @@ class Opened:
 
 def opened(ctx: StageContext) -> Opened:
     """The source of this run, opened once per process: its listing may take a while."""
-    return _opened(ctx.recipe.assets, ctx.recipe.seed, canonical_json(ctx.options), ctx.workspace)
+    return _opened(ctx.recipe.assets.model_dump_json(), ctx.recipe.seed, canonical_json(ctx.options), ctx.workspace)
 
 
 @lru_cache(maxsize=4)
-def _opened(section: Assets, seed: int, options: bytes, workspace: Path) -> Opened:
+def _opened(recipe_section: str, seed: int, options: bytes, workspace: Path) -> Opened:
+    section = Assets.model_validate_json(recipe_section)
     source = open_source(section, seed, json.loads(options), workspace)
     keys = [candidate.id for candidate in source.candidates()]
     if section.count:
@@ -101,17 +110,32 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
             licence=candidate.licence,
             source=section.source,
             uri=candidate.uri,
-            source_sha256=mesh.sha256,
-            source_format=mesh.original_format,
-            outcome=mesh.outcome,
-            mesh_sha256=hashlib.sha256(mesh.data).hexdigest(),
-            side_files=dict(mesh.side_files),
             attributes=dict(candidate.attributes),
+            **_origin(candidate, mesh),
         )
-        out.add(key, record, {"glb": mesh.data})
+        out.add(key, record, {"glb": mesh.data} if mesh else {})
 
 
-def _fetch(source: AssetSource, candidate: AssetCandidate) -> FetchedMesh:
+def _origin(candidate: AssetCandidate, mesh: FetchedMesh | None) -> dict[str, Any]:
+    """What the record says of the mesh; of an object in words, its description stands in for the file."""
+    if mesh is None:
+        described = {"uri": candidate.uri, "caption": candidate.caption, "attributes": dict(candidate.attributes)}
+        return {
+            "source_sha256": digest_of(described),
+            "source_format": "words",
+            "outcome": "described",
+            "mesh_sha256": None,
+        }
+    return {
+        "source_sha256": mesh.sha256,
+        "source_format": mesh.original_format,
+        "outcome": mesh.outcome,
+        "mesh_sha256": hashlib.sha256(mesh.data).hexdigest(),
+        "side_files": dict(mesh.side_files),
+    }
+
+
+def _fetch(source: AssetSource, candidate: AssetCandidate) -> FetchedMesh | None:
     """Tried again after a pause where that may help: an asset that stays out of reach is a failed key, not a crash."""
     for pause in PAUSES_SECONDS:
         try:

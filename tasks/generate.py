@@ -1,10 +1,11 @@
-"""Generate: K consistent images per set from depth, prompts, object masks and correspondences."""
+"""Generate: K consistent images per set, from rendered views and prompts, or from prompts alone."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from configs.schema import Generate
 from data.cameras import Camera
 from data.correspondence import Correspondence, correspond
 from data.depth import decode_depth16, inverse_depth_condition
@@ -14,7 +15,7 @@ from data.records import GeneratedRecord, Prompt, PromptRecord, RenderRecord, Sa
 from data.shards import Sample, ShardIndex, ShardWriter, read_all
 from data.stage import ShardSpec, StageContext, chunk
 from models import registry
-from models.generator import GenerateSettings, SetRequest
+from models.generator import GenerateSettings, ImageSet, SetRequest
 
 
 def plan(ctx: StageContext) -> list[ShardSpec]:
@@ -62,7 +63,7 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
         if render.object_id not in prompts:
             out.fail(sample.key, "no_prompts", f"the prompts stage failed object {render.object_id}")
             continue
-        chosen = prompts_of_set(prompts[render.object_id].prompts, render.set_id, len(render.views))
+        chosen = prompts_of_set(prompts[render.object_id].prompts, render.set_id, ctx.recipe.render.views_per_set)
         request = request_of(ctx, sample, render, chosen)
         try:
             model.check(request, settings)
@@ -73,9 +74,9 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     for start in range(0, len(work), section.batch_sets):
         batch = work[start : start + section.batch_sets]
         generated = model.generate_many([request for *_, request in batch], settings)
-        for (sample, render, chosen, request), images in zip(batch, generated, strict=True):
-            record = _record(ctx, render, chosen, request, prompts[render.object_id].caption)
-            out.add(sample.key, record, _files(sample, request, images))
+        for (sample, render, chosen, request), made in zip(batch, generated, strict=True):
+            record = _record(ctx, render, chosen, request, prompts[render.object_id])
+            out.add(sample.key, record, _files(sample, request, made))
 
 
 def prompts_of_set(prompts: list[Prompt], set_id: str, k: int) -> list[Prompt]:
@@ -90,8 +91,14 @@ def prompts_of_set(prompts: list[Prompt], set_id: str, k: int) -> list[Prompt]:
 
 
 def request_of(ctx: StageContext, sample: Sample, render: RenderRecord, prompts: list[Prompt]) -> SetRequest:
-    """Everything the generator needs for one set, from the rendered views."""
+    """Everything the generator needs for one set: from the rendered views, or without any from the words."""
     section = ctx.recipe.generate
+    texts = tuple(_told(section, prompt) for prompt in prompts)
+    seeds = tuple(
+        seed_for(ctx.recipe.seed, "generate", sample_id_of(render.set_id, index)) for index in range(len(prompts))
+    )
+    if not render.views:
+        return SetRequest(prompts=texts, seeds=seeds, subject=render.category)
     depths, masks, cameras = [], [], []
     for index, view in enumerate(render.views):
         depths.append(decode_depth16(sample.files[f"{index}.depth.png"], view.near, view.far))
@@ -114,18 +121,21 @@ def request_of(ctx: StageContext, sample: Sample, render: RenderRecord, prompts:
         }
     conditions = [inverse_depth_condition(depth, mask) for depth, mask in zip(depths, masks, strict=True)]
     return SetRequest(
-        prompts=tuple(prompt.text for prompt in prompts),
-        seeds=tuple(
-            seed_for(ctx.recipe.seed, "generate", sample_id_of(render.set_id, index)) for index in range(len(prompts))
-        ),
+        prompts=texts,
+        seeds=seeds,
         depth=np.stack(conditions) if section.depth else None,
         masks=np.stack(masks),
         correspondences=correspondences,
     )
 
 
+def _told(section: Generate, prompt: Prompt) -> str:
+    """What the model is told: the appearance of an object without mesh is no part of the prompt that is published."""
+    return prompt.detailed if section.appearance and prompt.detailed else prompt.text
+
+
 def _record(
-    ctx: StageContext, render: RenderRecord, prompts: list[Prompt], request: SetRequest, caption: str
+    ctx: StageContext, render: RenderRecord, prompts: list[Prompt], request: SetRequest, written: PromptRecord
 ) -> GeneratedRecord:
     model = ctx.recipe.models.generator
     shares = {
@@ -137,7 +147,8 @@ def _record(
         object_id=render.object_id,
         split=render.split,
         category=render.category,
-        caption=caption,
+        caption=written.caption,
+        appearance=written.appearance,
         licence=render.licence,
         mesh_sha256=render.mesh_sha256,
         model=f"{model.name}@{model.revision}",
@@ -149,7 +160,7 @@ def _record(
                 index=index,
                 prompt=prompt.text,
                 prompt_kind=prompt.kind,
-                prompt_sent=prompt.text + ctx.recipe.generate.prompt_suffix,
+                prompt_sent=request.prompts[index] + ctx.recipe.generate.prompt_suffix,
                 facts=prompt.facts,
                 seed=request.seeds[index],
             )
@@ -158,11 +169,11 @@ def _record(
     )
 
 
-def _files(sample: Sample, request: SetRequest, images: np.ndarray) -> dict[str, bytes]:
+def _files(sample: Sample, request: SetRequest, made: ImageSet) -> dict[str, bytes]:
     files = {}
-    for index, image in enumerate(images):
+    for index, (image, mask) in enumerate(zip(made.images, made.masks, strict=True)):
         files[f"{index}.png"] = encode_png(image)
-        files[f"{index}.mask.png"] = sample.files[f"{index}.mask.png"]
+        files[f"{index}.mask.png"] = sample.files.get(f"{index}.mask.png") or encode_png(mask)
         if request.depth is not None:
             files[f"{index}.depth.png"] = encode_png((request.depth[index] * 255).round().astype(np.uint8))
     return files

@@ -1,14 +1,17 @@
 """Prompts: for every object, captions of new contexts, validated, and what was rejected with its reason."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data.ids import canonical_json
-from data.records import AssetRecord, PromptRecord
+from data.records import AssetRecord, Prompt, PromptRecord
 from data.shards import ShardIndex, ShardWriter, read_all, write_atomic
 from data.stage import ShardSpec, StageContext, chunk
 from models.prompts.coverage import as_markdown, coverage
 from models.prompts.validate import Limits, Order, write_validated
+from models.prompts.writer import CaptionWriter
 from models.prompts.writers import open_writer
 
 
@@ -26,23 +29,70 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
         "eval": {"background": section.eval_background, "property": section.eval_property},
     }
     assets = [AssetRecord.model_validate(sample.record) for sample in ctx.read("assets", spec.keys)]
+    looks = appearances(writer, [asset for asset in assets if asset.mesh_sha256 is None], limits, ctx.recipe.seed)
     orders = [
         Order(asset.object_id, asset.caption, asset.category, wanted[asset.split], asset.attributes) for asset in assets
     ]
     for asset, written in zip(assets, write_validated(writer, orders, limits, ctx.recipe.seed), strict=True):
-        if written.problem:
-            out.fail(asset.object_id, "too_few_prompts", written.problem)
+        look = looks.get(asset.object_id, Look(None))
+        problem = look.problem or written.problem
+        if problem:
+            out.fail(asset.object_id, "too_few_prompts", problem)
             continue
         record = PromptRecord(
             object_id=asset.object_id,
             split=asset.split,
             category=asset.category,
             caption=asset.caption,
+            appearance=look.text,
             writer=writer.name,
-            prompts=list(written.prompts),
+            prompts=[_detailed(writer, prompt, asset.caption, look.text) for prompt in written.prompts],
             rejected=list(written.rejected),
         )
         out.add(asset.object_id, record)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What an object looks like, or why nobody knows; neither for an object with a mesh."""
+
+    text: str | None
+    problem: str | None = None
+
+
+def appearances(writer: CaptionWriter, assets: Sequence[AssetRecord], limits: Limits, seed: int) -> dict[str, Look]:
+    """The looks of objects without mesh. Those of one series are asked for at once, and each object takes its own:
+    the answer does not depend on which objects of the series are in this shard."""
+    series = {_series(asset): asset for asset in assets}
+    orders = [
+        Order(
+            name, str(asset.attributes.get("kind", asset.caption)), asset.category, _looks_of(asset), asset.attributes
+        )
+        for name, asset in sorted(series.items())
+    ]
+    written = dict(zip(sorted(series), write_validated(writer, orders, limits, seed), strict=True))
+    found = {}
+    for asset in assets:
+        own, number = written[_series(asset)], int(asset.attributes.get("number", 0))
+        if number < len(own.prompts):
+            found[asset.object_id] = Look(own.prompts[number].text)
+        else:
+            found[asset.object_id] = Look(None, own.problem)
+    return found
+
+
+def _series(asset: AssetRecord) -> str:
+    return str(asset.attributes.get("series", asset.object_id))
+
+
+def _looks_of(asset: AssetRecord) -> dict[str, int]:
+    return {"appearance": int(asset.attributes.get("of", 1))}
+
+
+def _detailed(writer: CaptionWriter, prompt: Prompt, object_caption: str, appearance: str | None) -> Prompt:
+    if appearance is None:
+        return prompt
+    return prompt.model_copy(update={"detailed": writer.with_appearance(prompt.text, object_caption, appearance)})
 
 
 def answers_folder(ctx: StageContext) -> Path:

@@ -1,4 +1,4 @@
-"""Render: K placed views per set, chosen so that every pair overlaps."""
+"""Render: K placed views per set, chosen so that every pair overlaps; sets of an object without mesh have no views."""
 
 import threading
 from collections import Counter
@@ -40,6 +40,9 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     for sample in ctx.read("assets", objects):
         asset = AssetRecord.model_validate(sample.record)
         wanted = _set_ids(ctx, asset.object_id)
+        if asset.mesh_sha256 is None:
+            made |= {key: _set(asset, number, [], {}) for number, key in enumerate(wanted)}
+            continue
         try:
             sets, shortage = render_object(ctx, asset, sample)
         except MeshError as error:

@@ -4,6 +4,7 @@ The page is a function of the input stages and their statements, so equal inputs
 times of the run that made them: the durations and statement digests on the page differ between runs, and nothing else.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from tasks.reporting.sheet import contact_sheet
 from tasks.reporting.statements import StatementView, statement_view
 
 PAGE, SHEET = "index.html", "contact_sheet.png"
+COVERAGE = "coverage.json"
 SHEET_SETS = 12
 CONTENTS = (
     ("pipeline", "Pipeline"),
+    ("prompts", "Prompts"),
     ("sets", "Image sets"),
     ("scores", "Scores"),
     ("training", "Training"),
@@ -68,6 +71,7 @@ def write_report(ctx: StageContext, out_dir: Path) -> dict[str, Any]:
         contents=CONTENTS,
         tiles=_tiles(indexes, failed.total),
         stages=[_row(stage, indexes, statements) for stage in ctx.inputs],
+        coverage=json.loads(pipeline.read_file(ctx, "prompts", COVERAGE)) if "prompts" in indexes else None,
         set_groups=_groups(shown, decisions),
         no_sets="No set has been scored and decided on yet.",
         histograms=scores.charts(pipeline.read_file(ctx, "select", scores.FILE)) if decisions else [],

@@ -84,6 +84,7 @@ def published(
         split=generated.split,
         category=generated.category,
         caption=generated.caption,
+        appearance=generated.appearance,
         asset=PublishedAsset(
             source=asset.source,
             uri=asset.uri,

@@ -16,6 +16,7 @@ from data.stage import StageContext
 from flows.engine import publish
 from models.evaluation.record import EvaluatedImage, EvaluationRecord
 from models.evaluation.tables import aggregate, differences
+from models.prompts.coverage import coverage
 from tasks import select, shard
 
 INPUTS = {
@@ -194,7 +195,9 @@ def write_run(
         {"objects": len(objects), "held_out": 0, "held_out_objects": [], "rejected": {}},
         {"rejected.jsonl": lines(rejected or [])},
     )
-    write("prompts", [prompts_of(name, prompt) for name in objects], {"objects": len(objects), "rejected": 0})
+    prompts = [prompts_of(name, prompt) for name in objects]
+    covered = canonical_json(coverage(record for _, record, _ in prompts))
+    write("prompts", prompts, {"objects": len(objects), "rejected": 0}, {"coverage.json": covered})
     write("render", [(key, {"set_id": key}, {}) for key, _, _ in sets], {"sets": len(sets), "held_out_sets": []})
     write("generate", sets, {"sets": len(sets), "images": 3 * len(sets), "mean_correspondence_share": 0.21})
     models = {"clip": "tiny-clip@1", "identity": "tiny-dino@2", "quality": "tiny-quality@3"}

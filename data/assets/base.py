@@ -1,4 +1,4 @@
-"""What every source of meshes offers: a listing that needs no mesh, and one mesh at a time as GLB."""
+"""What every source of objects offers: a listing that needs no mesh, and one mesh at a time as GLB."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -94,8 +94,8 @@ class AssetSource(Protocol):
         """Assets the listing left out, in ascending order of id, with reasons. Raises SourceError."""
         ...
 
-    def fetch(self, candidate: AssetCandidate) -> FetchedMesh:
-        """The mesh of one candidate. Raises AssetError, for this asset alone."""
+    def fetch(self, candidate: AssetCandidate) -> FetchedMesh | None:
+        """The mesh of one candidate, None if it is described in words only. Raises AssetError, for this asset alone."""
         ...
 
 

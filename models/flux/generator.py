@@ -10,11 +10,12 @@ from torch import Tensor
 
 from models.flux.layout import pack
 from models.flux.model import FluxModel, TextEmbeddings
+from models.flux.object_attention import ObjectAttention, token_span
 from models.flux.processor import SharedAttnProcessor
 from models.flux.sampling import denoise, early_steps, initial_noise, schedule
-from models.flux.sharing import SharedKeys, share_keys, token_masks
+from models.flux.sharing import SharedKeys, dilate, share_keys, token_masks
 from models.flux.warping import Warp, plan_warp
-from models.generator import GenerateSettings, SetRequest
+from models.generator import GenerateSettings, ImageSet, SetRequest
 
 
 class FluxGenerator(FluxModel):
@@ -29,8 +30,18 @@ class FluxGenerator(FluxModel):
         self.token_grid(settings.height, settings.width)
         if request.depth is not None and not self.takes_depth:
             raise ValueError("depth is given, but this transformer has no channels for it; use a depth model")
-        if settings.msa and request.size > 1 and request.masks is None:
-            raise ValueError("masks is None; shared attention needs the object masks of the set, or msa false")
+        if settings.msa and request.size > 1 and request.masks is None and request.subject is None:
+            raise ValueError(
+                "masks is None; shared attention needs the object masks of the set, its subject, or msa false"
+            )
+        if request.subject is not None:
+            if settings.msa and settings.msa_first_step == "masked":
+                raise ValueError(
+                    "msa_first_step is 'masked', but the masks of a subject are known after the first step only; "
+                    "allowed: full"
+                )
+            for prompt in request.prompts:
+                token_span(self.tokenizer_2, prompt + settings.prompt_suffix, request.subject)
         if settings.warp != "none" and request.size > 1 and request.correspondences is None:
             raise ValueError(f"correspondences is None; warp {settings.warp!r} needs them, or warp 'none'")
         for name, stack in (("depth", request.depth), ("masks", request.masks)):
@@ -41,26 +52,58 @@ class FluxGenerator(FluxModel):
                 )
         self.check_prompts([*(prompt + settings.prompt_suffix for prompt in request.prompts), settings.negative_prompt])
 
-    def generate(self, request: SetRequest, settings: GenerateSettings) -> np.ndarray:
-        """One set: uint8 (K, height, width, 3) RGB."""
+    def generate(self, request: SetRequest, settings: GenerateSettings) -> ImageSet:
+        """One set."""
         return self.generate_many([request], settings)[0]
 
     @torch.inference_mode()
-    def generate_many(self, requests: Sequence[SetRequest], settings: GenerateSettings) -> list[np.ndarray]:
+    def generate_many(self, requests: Sequence[SetRequest], settings: GenerateSettings) -> list[ImageSet]:
         """Sets of any sizes, those of equal size denoised as one batch; results in the order of the requests."""
         for request in requests:
             self.check(request, settings)
-        images: dict[int, np.ndarray] = {}
-        for size in sorted({request.size for request in requests}):
-            places = [place for place, request in enumerate(requests) if request.size == size]
-            tokens = self.sample([requests[place] for place in places], settings)
-            for place, own in zip(places, tokens.split(size), strict=True):
-                images[place] = self.decode(own, settings.height, settings.width)
-        return [images[place] for place in range(len(requests))]
+        made: dict[int, ImageSet] = {}
+        for kind in sorted({(request.size, request.subject is not None) for request in requests}):
+            places = [
+                place for place, request in enumerate(requests) if (request.size, request.subject is not None) == kind
+            ]
+            made |= zip(places, self._denoised([requests[place] for place in places], settings), strict=True)
+        return [made[place] for place in range(len(requests))]
+
+    def _denoised(self, requests: Sequence[SetRequest], settings: GenerateSettings) -> list[ImageSet]:
+        """Sets of one size, all of them with a subject or none."""
+        size = requests[0].size
+        observed = self.observer(requests, settings)
+        tokens = self.sample(requests, settings, observed)
+        found = [request.masks for request in requests] if observed is None else self._masks(observed, settings, size)
+        return [
+            ImageSet(self.decode(own, settings.height, settings.width), masks)
+            for own, masks in zip(tokens.split(size), found, strict=True)
+        ]
+
+    def observer(self, requests: Sequence[SetRequest], settings: GenerateSettings) -> ObjectAttention | None:
+        """What finds the masks of sets with a subject while they are sampled."""
+        if requests[0].subject is None:
+            return None
+        spans = [
+            token_span(self.tokenizer_2, prompt + settings.prompt_suffix, str(request.subject))
+            for request in requests
+            for prompt in request.prompts
+        ]
+        height, width = self.token_grid(settings.height, settings.width)
+        return ObjectAttention(spans, self.tokenizer_2.model_max_length, height * width)
+
+    def _masks(self, observed: ObjectAttention, settings: GenerateSettings, size: int) -> list[np.ndarray]:
+        """(K, height, width) bool per set: every token of the last mask as a square of pixels."""
+        grid = self.token_grid(settings.height, settings.width)
+        tokens = observed.masks().cpu().numpy().reshape(-1, *grid)
+        pixels = tokens.repeat(self.token_pixels, axis=1).repeat(self.token_pixels, axis=2)
+        return [pixels[start : start + size] for start in range(0, len(pixels), size)]
 
     @torch.inference_mode()
-    def sample(self, requests: Sequence[SetRequest], settings: GenerateSettings) -> Tensor:
-        """Clean latent tokens (sets * K, N, 4C) float32 of sets of one size K."""
+    def sample(
+        self, requests: Sequence[SetRequest], settings: GenerateSettings, observed: ObjectAttention | None = None
+    ) -> Tensor:
+        """Clean latent tokens (sets * K, N, 4C) float32 of sets of one size K; `observed` if they have a subject."""
         grid = self.token_grid(settings.height, settings.width)
         seeds = [seed for request in requests for seed in request.seeds]
         noise = pack(initial_noise(seeds, self.latent_channels, 2 * grid[0], 2 * grid[1])).to(self.device)
@@ -82,7 +125,8 @@ class FluxGenerator(FluxModel):
                 sigma,
                 settings.guidance_scale,
                 grid,
-                shared=shared(step == 0 and settings.msa_first_step == "full", copies),
+                shared=shared(step == 0 and settings.msa_first_step == "full", copies, observed),
+                observed=observed,
                 warp=warp(copies) if settings.warp == "features" and step < warped_steps else None,
             ).float()
             if copies == 1:
@@ -110,19 +154,29 @@ class FluxGenerator(FluxModel):
 
     def _sharing(
         self, requests: Sequence[SetRequest], settings: GenerateSettings, grid: tuple[int, int], text_tokens: int
-    ) -> Callable[[bool, int], SharedKeys | None]:
-        """Plans by (every token of the others is visible, copies of the batch); None where images are independent."""
+    ) -> Callable[[bool, int, ObjectAttention | None], SharedKeys | None]:
+        """Plans by (every token of the others is visible, copies of the batch, where masks are observed); None where
+        images are independent. Plans from the masks of the request are made once, observed ones at every step."""
+        size = requests[0].size
+        count = size * len(requests)
+
+        def planned(visible_bn: Tensor, copies: int) -> SharedKeys:
+            visible = visible_bn.to(self.device)
+            return share_keys(visible, size, *grid, text_tokens, settings.rope, self.transformer.pos_embed, copies)
 
         @cache
-        def plan(full: bool, copies: int) -> SharedKeys | None:
-            size = requests[0].size
+        def from_request(full: bool, copies: int) -> SharedKeys:
+            if full:
+                return planned(torch.ones(count, grid[0] * grid[1], dtype=torch.bool), copies)
+            masks = torch.from_numpy(np.concatenate([request.masks for request in requests]))
+            return planned(token_masks(masks, *grid, settings.mask_dilation), copies)
+
+        def plan(full: bool, copies: int, observed: ObjectAttention | None) -> SharedKeys | None:
             if not settings.msa or size == 1:
                 return None
-            masks = torch.from_numpy(np.concatenate([request.masks for request in requests]))
-            visible = torch.ones_like(masks) if full else masks
-            visible = token_masks(visible, *grid, settings.mask_dilation).to(self.device)
-            pos_embed = self.transformer.pos_embed
-            return share_keys(visible, size, *grid, text_tokens, settings.rope, pos_embed, copies)
+            if full or observed is None:
+                return from_request(full, copies)
+            return planned(dilate(observed.masks(), *grid, settings.mask_dilation), copies)
 
         return plan
 

@@ -4,6 +4,7 @@ from diffusers.models.transformers.transformer_flux import FluxAttention
 from torch import Tensor
 
 from models.flux.attention import Rotary, apply_rope, attend, project_out, project_qkv
+from models.flux.object_attention import ObjectAttention
 from models.flux.sharing import SharedKeys, shared_attention
 from models.flux.warping import Warp
 
@@ -13,7 +14,7 @@ class SharedAttnProcessor:
 
     What is shared and warped arrives with each call of the transformer, as `joint_attention_kwargs`: `shared` (masked
     shared attention) and `warp` (of the features that enter q, k, v of the image tokens). With neither it computes what
-    diffusers' own processor does.
+    diffusers' own processor does. `observed` takes note of what image tokens attend to in their text.
     """
 
     def __call__(
@@ -25,10 +26,14 @@ class SharedAttnProcessor:
         image_rotary_emb: Rotary | None = None,
         shared: SharedKeys | None = None,
         warp: Warp | None = None,
+        observed: ObjectAttention | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         if warp is not None:
             hidden_states = warp(hidden_states)
         query, key, value = project_qkv(attn, hidden_states, encoder_hidden_states)
+        if observed is not None:
+            own = image_rotary_emb if shared is None or shared.own is None else shared.own
+            observed.add(apply_rope(query, own), apply_rope(key, own))
         if shared is None:
             out = attend(apply_rope(query, image_rotary_emb), apply_rope(key, image_rotary_emb), value)
         else:

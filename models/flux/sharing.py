@@ -49,8 +49,13 @@ def token_masks(masks_bhw: Tensor, height: int, width: int, dilation: int) -> Te
     grows the result by `dilation // 2` tokens on every side.
     """
     coverage = F.interpolate(masks_bhw[:, None].float(), size=(height, width), mode="area")
-    grown = F.max_pool2d(coverage, kernel_size=dilation, stride=1, padding=dilation // 2)
-    return (grown > 0).flatten(1)
+    return dilate((coverage > 0).flatten(1), height, width, dilation)
+
+
+def dilate(masks_bn: Tensor, height: int, width: int, dilation: int) -> Tensor:
+    """Token masks (B, height * width) bool, grown by `dilation // 2` tokens on every side."""
+    grid = masks_bn.unflatten(1, (1, height, width)).float()
+    return F.max_pool2d(grid, kernel_size=dilation, stride=1, padding=dilation // 2).bool().flatten(1)
 
 
 def share_keys(

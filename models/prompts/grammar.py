@@ -15,7 +15,7 @@ from models.miniature.scenes import OTHER_OBJECTS, SCENES, full_caption
 from models.miniature.world import CATEGORIES, COLOURS, PATTERNS
 from models.prompts.writer import Ask, Draft
 
-GRAMMAR_KINDS = ("scene", "other_object", "background", "property")
+GRAMMAR_KINDS = ("scene", "other_object", "appearance", "background", "property")
 _CHOICES = 4
 
 
@@ -42,6 +42,8 @@ class GrammarWriter:
             others = [other for other in OTHER_OBJECTS if head_noun(other) not in (category, head_noun(phrase))]
             pairs = spread([others, SCENES], n, seed)
             return [_draft(phrase, category, scene, other) for other, scene in pairs]
+        if ask.kind == "appearance":
+            return [Draft(str(ask.attributes.get("full_caption", phrase)))]
         if ask.kind == "property":
             shown = f"{phrase} {' '.join(map(str, ask.attributes.values()))}"
             colours = [colour for colour in COLOURS if not re.search(rf"\b{colour}\b", shown, re.IGNORECASE)]
@@ -56,6 +58,13 @@ class GrammarWriter:
         raise ValueError(
             f"caption kind {ask.kind!r}: the grammar writes {', '.join(GRAMMAR_KINDS)}; set its count to 0"
         )
+
+    def with_appearance(self, text: str, object_caption: str, appearance: str) -> str:
+        """The appearance in place of the object's caption. ValueError if the text does not start with that."""
+        phrase = _noun_phrase(object_caption)
+        if not text.startswith(phrase):
+            raise ValueError(f"caption {text!r} does not start with {phrase!r}: its appearance cannot take its place")
+        return appearance + text.removeprefix(phrase)
 
 
 def spread(axes: Sequence[Sequence[str]], n: int, seed: int) -> list[tuple[str, ...]]:

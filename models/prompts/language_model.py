@@ -21,6 +21,10 @@ class LanguageModelWriter:
         chats = [Chat(conversation(ask, self.max_words), ask.seed % 2**31) for ask in asks]
         return [drafts_of(answer) for answer in self.chat.complete(chats, self.settings)]
 
+    def with_appearance(self, text: str, object_caption: str, appearance: str) -> str:
+        """The context, then the looks, as sentences of their own."""
+        return f"{text.rstrip('.')}. {appearance}"
+
 
 def drafts_of(answer: Answer) -> list[Draft]:
     """Every line of an answer as a draft, without what a model thinks aloud before it.

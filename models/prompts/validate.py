@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from data.assets.captions import head_noun
 from data.ids import seed_for
 from data.records import Prompt, Rejected
 from models.prompts.cleaning import clean
+from models.prompts.naming import mentions, object_names
 from models.prompts.writer import Ask, CaptionWriter, Draft
 
 MAX_SENTENCES = 2
@@ -150,42 +150,11 @@ def problem(text: str, names: Collection[str], limits: Limits) -> str | None:
     return None
 
 
-def object_names(object_caption: str, category: str) -> tuple[str, ...]:
-    """The nouns of which a caption must hold one: the category and the noun of the object's own caption."""
-    return tuple(dict.fromkeys(name for name in (category.lower(), head_noun(object_caption)) if name))
-
-
-def mentions(text: str, name: str) -> bool:
-    """Whether `name` stands in `text` as whole words, in any case, in the singular or the plural."""
-    *first, last = re.findall(r"\w+", name.lower())
-    pattern = r"\W+".join([*map(re.escape, first), f"(?:{'|'.join(sorted(map(re.escape, _forms(last))))})"])
-    return re.search(rf"(?<!\w){pattern}(?!\w)", text.lower()) is not None
-
-
 def sentences(text: str) -> int:
     """Number of sentences: ends are . ! ? before a capital or the end of the text, and every ! and ?."""
     ends = [found.end() for found in _SENTENCE_END.finditer(text)]
     rest = text[ends[-1] :] if ends else text
     return len(ends) + bool(_WORD.search(rest))
-
-
-def _forms(noun: str) -> set[str]:
-    forms = {noun, f"{noun}s"}
-    if re.search(r"(?:s|x|z|ch|sh|o)$", noun):
-        forms.add(f"{noun}es")
-    if re.search(r"[^aeiou]y$", noun):
-        forms.add(f"{noun[:-1]}ies")
-    if noun.endswith("f"):
-        forms.add(f"{noun[:-1]}ves")
-    if noun.endswith("fe"):
-        forms.add(f"{noun[:-2]}ves")
-    if noun.endswith("ies") and len(noun) > 4:
-        forms.add(f"{noun[:-3]}y")
-    if noun.endswith("es") and len(noun) > 4:
-        forms.add(noun[:-2])
-    if noun.endswith("s") and not noun.endswith("ss") and len(noun) > 3:
-        forms.add(noun[:-1])
-    return forms
 
 
 def comparable(text: str) -> str:

@@ -53,3 +53,7 @@ class CaptionWriter(Protocol):
         """About `n` drafts for each ask, in their order; equal asks give equal drafts. Drafts may be bad: they are
         checked."""
         ...
+
+    def with_appearance(self, text: str, object_caption: str, appearance: str) -> str:
+        """A caption that names the object by `object_caption`, with its appearance told as well."""
+        ...

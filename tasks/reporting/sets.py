@@ -44,6 +44,7 @@ class ImageView:
 class SetView:
     set_id: str
     caption: str
+    appearance: str | None
     category: str
     licence: str
     model: str
@@ -99,6 +100,7 @@ def set_view(shown: ShownSet) -> SetView:
     return SetView(
         set_id=generated.set_id,
         caption=generated.caption,
+        appearance=generated.appearance,
         category=generated.category,
         licence=generated.licence,
         model=generated.model,

@@ -39,7 +39,7 @@ def contact_sheet(sets: Sequence[ShownSet], title: str) -> bytes:
 def _draw_set(sheet: Image.Image, shown: ShownSet, top: int, view_width: int) -> None:
     generated, kept = shown.generated, shown.decision.kept
     _write(sheet, (MARGIN, top), "kept" if kept else "dropped", 60, GOOD if kept else BAD)
-    title = f"{generated.set_id}: {generated.caption}"
+    title = f"{generated.set_id}: {generated.appearance or generated.caption}"
     _write(sheet, (MARGIN + 60, top), title, sheet.width - 2 * MARGIN - 60, INK)
     top += LINE + 4
     views = zip(generated.samples, shown.scores.images, shown.decision.images, strict=True)

@@ -70,6 +70,21 @@ def test_a_writer_and_where_its_model_is_must_fit(writer: str, source: str, want
         load_recipe("miniature", (f"prompts.writer={writer}", f"models.writer={model}"))
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("assets.eval_share=0.2", "assets.eval_share is 0.2; .* must be 0.0"),
+        ("generate.depth=true", "generate.depth is true; .* must be false"),
+        ("generate.warp=latents", "generate.warp is latents; .* must be none"),
+        ("generate.msa_first_step=masked", "generate.msa_first_step is masked; .* must be full"),
+    ],
+)
+def test_objects_in_words_exclude_what_needs_a_mesh(override: str, words: str) -> None:
+    assert load_recipe("miniature-deformable").assets.in_words
+    with pytest.raises(ConfigError, match=words):
+        load_recipe("miniature-deformable", (override,))
+
+
 def test_two_mistakes_are_both_named() -> None:
     with pytest.raises(ConfigError, match=r"seed is -1.*generate\.steps is 1"):
         load_recipe("miniature", ("seed=-1", "generate.steps=1"))

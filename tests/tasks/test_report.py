@@ -84,6 +84,12 @@ def test_page_needs_no_more_of_the_recipe_than_dvc_tracks_for_it(finished, tmp_p
     assert (tmp_path / "tracked" / report.PAGE).read_bytes() == (tmp_path / "whole" / report.PAGE).read_bytes()
 
 
+def test_the_coverage_of_the_prompts_is_shown(finished, tmp_path):
+    said = " ".join(written(finished, tmp_path)[0].texts["prompts"].split())
+    assert f"scene {len(OBJECTS)} {len(OBJECTS)} 1 - 1.0 - 1" in said
+    assert f"0 of {len(OBJECTS)} captions stand for more than one object" in said
+
+
 def test_every_set_is_shown_with_its_pictures_and_its_verdict(finished, tmp_path):
     page, _ = written(finished, tmp_path)
     said = page.texts["sets"]

@@ -91,7 +91,7 @@ def generate(folder: Path, views: Views, detail: str, seed: int) -> np.ndarray:
     ]
     images = []
     for start in range(0, len(requests), BATCH):
-        images += generator.generate_many(requests[start : start + BATCH], settings)
+        images += [made.images for made in generator.generate_many(requests[start : start + BATCH], settings)]
     return np.concatenate(images)
 
 

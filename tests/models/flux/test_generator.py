@@ -93,7 +93,7 @@ def test_without_sharing_it_is_the_control_pipeline(flux_folder: Folder, depth_m
     expected = pipeline(**common, output_type="latent").images
     torch.testing.assert_close(depth_model.sample([sent], PLAIN), expected, atol=1e-5, rtol=1e-5)
     pixels = pipeline(**common, output_type="np").images
-    assert np.abs(depth_model.generate(sent, PLAIN) / 255.0 - pixels).max() <= 0.51 / 255 + 1e-5
+    assert np.abs(depth_model.generate(sent, PLAIN).images / 255.0 - pixels).max() <= 0.51 / 255 + 1e-5
 
 
 def test_true_guidance_is_the_text_pipelines_from_the_first_step_on(
@@ -149,10 +149,11 @@ def test_a_set_does_not_depend_on_its_batch(depth_model: FluxGenerator, warp: st
     tokens = [depth_model.sample([one], settings) for one in sets]
     together = depth_model.sample([sets[0], sets[2]], settings)
     torch.testing.assert_close(together, torch.cat([tokens[0], tokens[2]]), atol=2e-5, rtol=1e-4)
-    images = depth_model.generate_many(sets, settings)
-    assert [len(image) for image in images] == [2, 3, 2]
-    for image, one in zip(images, tokens, strict=True):
-        assert np.abs(image.astype(int) - depth_model.decode(one, SIDE, SIDE)).max() <= 1
+    made = depth_model.generate_many(sets, settings)
+    assert [len(each.images) for each in made] == [2, 3, 2]
+    for each, one, sent in zip(made, tokens, sets, strict=True):
+        assert np.abs(each.images.astype(int) - depth_model.decode(one, SIDE, SIDE)).max() <= 1
+        assert each.masks is sent.masks
 
 
 def test_scale_1_never_uses_the_negative_prompt(depth_model: FluxGenerator) -> None:
@@ -221,11 +222,11 @@ def test_warping_stops_after_its_share(depth_model: FluxGenerator, warp: str) ->
 def test_same_seeds_same_bytes_whatever_the_global_generator(depth_model: FluxGenerator) -> None:
     sent, settings = request(2, depth=True), replace(SHARED, true_cfg_scale=2.0, warp="latents")
     torch.manual_seed(1)
-    first = depth_model.generate(sent, settings)
+    first = depth_model.generate(sent, settings).images
     torch.manual_seed(2)
-    assert np.array_equal(first, depth_model.generate(sent, settings))
+    assert np.array_equal(first, depth_model.generate(sent, settings).images)
     assert first.shape == (2, SIDE, SIDE, 3) and first.dtype == np.uint8
-    assert not np.array_equal(first, depth_model.generate(replace(sent, seeds=(10, 12)), settings))
+    assert not np.array_equal(first, depth_model.generate(replace(sent, seeds=(10, 12)), settings).images)
 
 
 def test_images_need_not_be_square_and_bfloat16_is_close(flux_folder: Folder, depth_model: FluxGenerator) -> None:
@@ -235,7 +236,7 @@ def test_images_need_not_be_square_and_bfloat16_is_close(flux_folder: Folder, de
     exact, rough = depth_model.sample([sent], wide), half.sample([sent], wide)
     assert exact.shape == (2, 24, 16) and rough.dtype == torch.float32
     assert 0 < (exact - rough).abs().mean() < 0.05
-    assert half.generate(sent, wide).shape == (2, SIDE, 48, 3)
+    assert half.generate(sent, wide).images.shape == (2, SIDE, 48, 3)
 
 
 def test_a_decoded_encoding_is_the_autoencoders_own(depth_model: FluxGenerator) -> None:

@@ -211,7 +211,7 @@ def test_every_folder_loads_with_its_standard_loader(trained: tuple[Path, Path],
     generator = FluxGenerator.from_pretrained(out / "flux")
     assert generator.takes_depth
     settings = GenerateSettings(64, 64, steps=2, msa=False, warp="none")
-    image = generator.generate(SetRequest(prompts=("a red mug",), seeds=(1,)), settings)
+    image = generator.generate(SetRequest(prompts=("a red mug",), seeds=(1,)), settings).images
     assert image.shape == (1, 64, 64, 3)
     pipeline = FluxControlPipeline.from_pretrained(out / "flux", torch_dtype=torch.float32)
     assert pipeline.tokenizer_2.model_max_length == LENGTH

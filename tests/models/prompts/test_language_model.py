@@ -32,7 +32,7 @@ def ask(kind: str, n: int = 3, **changes: object) -> Ask:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_instruction_names_the_object_the_number_and_the_limit(kind: str) -> None:
-    system, user = conversation(ask(kind, attributes={"sub_category": "tin mug"}), 40)
+    system, user = conversation(ask(kind, attributes={"kind": "tin mug"}), 40)
     assert [system["role"], user["role"]] == ["system", "user"]
     assert "Write 3 captions" in user["content"] and "40 words at most" in user["content"]
     assert ("tin mug" if kind == "appearance" else "a red mug") in user["content"]
