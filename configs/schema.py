@@ -33,6 +33,7 @@ class ModelRef(Section):
     source: str = Field(description="miniature:FOLDER, hub:OWNER/NAME, folder:PATH, or server:NAME-IT-GOES-BY")
     revision: str = Field(description="hub commit, or sha256 of the folder; of a server what its operator says")
     licence: str
+    fetch: str | None = Field(None, description="command that gets it, for a folder that nobody has yet")
 
 
 class Models(Section):
@@ -42,7 +43,7 @@ class Models(Section):
     clip: ModelRef = Field(description="CLIP: image and text scores")
     quality: ModelRef = Field(description="aesthetic head on the CLIP image embedding")
     identity: ModelRef = Field(description="DINOv2: identity scores")
-    segmenter: ModelRef = Field(description="foreground masks of images that have no render")
+    segmenter: ModelRef | None = Field(None, description="foreground masks of images without render; for evaluation")
     writer: ModelRef | None = Field(None, description="language model that writes prompts; the grammar needs none")
 
     @property
@@ -156,6 +157,7 @@ class Generate(Budget):
     depth: bool = Field(True, description="condition on rendered depth")
     dtype: Literal["float32", "bfloat16"] = "float32"
     batch_sets: Count = Field(4, description="sets denoised together")
+    vae_tiling: bool = Field(False, description="decode in blended tiles: less memory, slightly other pixels")
 
 
 class Score(Budget):
@@ -312,6 +314,7 @@ class Runtime(Section):
     threads_per_worker: Annotated[int, Field(ge=0)] = Field(
         0, description="torch threads; 0: cores / shards of the stage, at least 1, so that workers change no byte"
     )
+    offload: bool = Field(False, description="generation: parts of a model are on the device only while they work")
     retries: Annotated[int, Field(ge=0, le=20)] = Field(2, description="per shard, for transient errors only")
     max_tasks_per_worker: Annotated[int, Field(ge=0)] = Field(0, description="recycle a worker process; 0: never")
     min_free_disk_gb: Annotated[float, Field(ge=0)] = 1.0

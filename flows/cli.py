@@ -86,14 +86,20 @@ def plan(
     workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what would run and why, shards done and total, estimated time and disk."""
+    """Show what would run and why, shards done and total, estimated time and disk, and the memory its models need."""
+    from flows.forecast import memory_json, memory_table
     from flows.plan import make_plan, plan_json, plan_table
-    from flows.workspace import activated, choose_recipe
+    from flows.workspace import choose_recipe, planned_in
 
-    folder = workspace.resolve()
-    with activated(folder, choose_recipe(folder, recipe, tuple(overrides or ()))):
-        planned = make_plan(folder, _runtime(runtime, workers), until)
-    _show(plan_table(planned), plan_json(planned), as_json)
+    folder, how = workspace.resolve(), _runtime(runtime, workers)
+    chosen = choose_recipe(folder, recipe, tuple(overrides or ()))
+    with planned_in(folder, chosen) as place:
+        planned = make_plan(place, how, until)
+    _show(plan_table(planned), {"stages": plan_json(planned), "memory": memory_json(chosen, how)}, as_json)
+    memory = memory_table(chosen, how)
+    if memory and not as_json:
+        typer.echo()
+        _show(memory, None, as_json=False)
 
 
 @app.command()
@@ -151,12 +157,20 @@ def run_shard(
 
 
 @app.command()
-def doctor(workspace: WorkspaceOption = HERE, runtime: RuntimeOption = None) -> None:
-    """Check rendering, GPU, disk, packages and models; each lack comes with its fix."""
+def doctor(
+    recipe: RecipeOption = None,
+    overrides: SetOption = None,
+    workspace: WorkspaceOption = HERE,
+    runtime: RuntimeOption = None,
+) -> None:
+    """Check rendering, GPU, disk, packages, and the files and models of a recipe; each lack comes with its fix."""
     from flows.console import print_table
     from flows.doctor import active_recipe, examine
+    from flows.workspace import choose_recipe
 
-    checks = examine(workspace.resolve(), active_recipe(workspace.resolve()), _runtime(runtime, None))
+    folder = workspace.resolve()
+    chosen = choose_recipe(folder, recipe, tuple(overrides or ())) if recipe or overrides else active_recipe(folder)
+    checks = examine(folder, chosen, _runtime(runtime, None))
     print_table([["check", "", "found"], *([check.name, check.verdict, check.detail] for check in checks)])
     for check in checks:
         if check.fix:

@@ -30,7 +30,7 @@ def examine(workspace: Path, recipe: Recipe | None, runtime: Runtime) -> list[Ch
     checks = [_python(), *_pins(), _git(), _rendering(), _gpu(runtime), _disk(workspace, runtime), _browser()]
     if recipe is None:
         return [*checks, Check("recipe", "note", f"none active in {workspace}", "syncd run --recipe demo")]
-    return [*checks, *_models(recipe, runtime)]
+    return [*checks, _assets(workspace, recipe, runtime), *_models(recipe, runtime)]
 
 
 def _python() -> Check:
@@ -128,6 +128,21 @@ def _browser() -> Check:
     if path:
         return Check("browser", "ok", path)
     return Check("browser", "note", "no Chromium; only the tests of the report need it", "apt-get install -y chromium")
+
+
+def _assets(workspace: Path, recipe: Recipe, runtime: Runtime) -> Check:
+    """The files that the recipe's source of objects reads."""
+    from data.assets.base import SourceError
+    from flows.inputs import input_values
+    from tasks.assets import open_source
+
+    try:
+        input_values(recipe.assets, workspace)
+        source = open_source(recipe.assets, recipe.seed, runtime.model_dump(), workspace)
+    except (ConfigError, SourceError) as error:
+        message, _, fix = str(error).partition("; ")
+        return Check("assets", "broken", message, fix or "correct the assets section of the recipe")
+    return Check("assets", "ok", f"source {source.name}")
 
 
 def _models(recipe: Recipe, runtime: Runtime) -> Iterator[Check]:

@@ -61,7 +61,7 @@ from flows.workspace import PROJECT
 
 PLAN_FILE = "plan.json"
 PAUSE_SECONDS = 2.0
-OPTIONS = ("objaverse_cache", "offline")
+OPTIONS = ("objaverse_cache", "offline", "offload")
 """Runtime settings that stages see; so they do those of a language model's server, llm_*."""
 
 

@@ -10,13 +10,16 @@ from typing import Any
 
 import yaml
 
-from configs.schema import Runtime
+from configs.schema import Recipe, Runtime, load_resolved
+from data.assets.base import SourceError
 from flows.engine import plan_shards, stage_context
-from flows.graph import INPUTS_FILE, VERSIONS_FILE, Graph, load_graph, tracked_values
+from flows.forecast import expected_keys, expected_shards
+from flows.graph import INPUTS_FILE, RECIPE_FILE, VERSIONS_FILE, Graph, load_graph, tracked_values
 from flows.history import StageState, stage_state
 from flows.worker import StageError, stage_module
 from flows.workspace import queued_mark, quiet_environment
 
+FIRST = "assets"
 MOST_CAUSES = 3
 MOST_CHARACTERS = 24
 
@@ -33,6 +36,8 @@ class PlannedStage:
     exact: bool
     seconds: float | None
     bytes: float | None
+    keys: int | None = None
+    """Objects or sets of the whole stage, if that is known or expected."""
 
 
 def make_plan(
@@ -42,6 +47,7 @@ def make_plan(
     graph = load_graph(workspace)
     changes = dvc_status(workspace)
     planned: dict[str, PlannedStage] = {}
+    recipe = load_resolved(workspace / RECIPE_FILE)
     for stage in graph.until(until):
         upstream = [name for name in graph.node(stage).inputs if planned[name].would_run]
         causes = [f"after {', '.join(upstream)}"] if upstream else []
@@ -49,7 +55,10 @@ def make_plan(
         if queued_mark(workspace, stage).exists():
             causes.append("failed keys are queued again")
         state = stage_state(graph, stage, workspace)
-        planned[stage] = _planned(graph, workspace, runtime, state, causes, bool(upstream), package)
+        first = planned.get(FIRST)
+        objects = first.keys if first and first.keys is not None else recipe.assets.count or None
+        expected = expected_keys(recipe, objects).get(stage) if objects else None
+        planned[stage] = _planned(graph, workspace, runtime, state, causes, bool(upstream), package, recipe, expected)
     return list(planned.values())
 
 
@@ -122,27 +131,34 @@ def _planned(
     causes: list[str],
     after_upstream: bool,
     package: str,
+    recipe: Recipe,
+    expected: int | None,
 ) -> PlannedStage:
+    """`expected`: keys of the stage by the recipe alone, for one that never ran."""
     stage = state.stage
     if not causes:
         total = state.total_shards
-        return PlannedStage(stage, False, [], total or 0, total, True, 0.0, 0.0)
+        return PlannedStage(stage, False, [], total or 0, total, True, 0.0, 0.0, state.total_keys)
     exact = not after_upstream
     shards, keys, total_shards, total_keys = 0, 0, None, None
     if exact:
         try:
             specs = plan_shards(stage_module(package, stage), stage_context(graph, stage, workspace, runtime))
-        except StageError as error:
-            return PlannedStage(stage, True, [*causes, f"cannot be planned: {error}"], 0, None, True, None, None)
+        except (StageError, SourceError) as error:
+            causes = [*causes, f"cannot be planned: {error}"]
+            total = None if expected is None else expected_shards(recipe, stage, expected)
+            return PlannedStage(stage, True, causes, 0, total, total is None, None, None, expected)
         shards, keys, total_shards, total_keys = state.shards, state.keys, len(specs), sum(len(s.keys) for s in specs)
     else:
         total_shards, total_keys = _guess(workspace, stage)
+        if total_keys is None and expected is not None:
+            total_shards, total_keys = expected_shards(recipe, stage, expected), expected
     seconds = size = None
     if state.pace is not None and total_keys is not None and total_shards is not None:
         left = total_keys - keys
         workers = max(1, min(runtime.workers, total_shards - shards))
         seconds, size = left * state.pace.seconds_per_key / workers, left * state.pace.bytes_per_key
-    return PlannedStage(stage, True, causes, shards, total_shards, exact, seconds, size)
+    return PlannedStage(stage, True, causes, shards, total_shards, exact, seconds, size, total_keys)
 
 
 def _guess(workspace: Path, stage: str) -> tuple[int | None, int | None]:
@@ -160,7 +176,7 @@ def plan_json(planned: list[PlannedStage]) -> list[dict[str, Any]]:
 
 def plan_table(planned: list[PlannedStage]) -> list[list[str]]:
     """Header and rows."""
-    rows = [["stage", "would run", "why", "shards done", "est. time", "est. disk"]]
+    rows = [["stage", "would run", "why", "keys", "shards done", "est. time", "est. disk"]]
     for item in planned:
         more = len(item.causes) - MOST_CAUSES
         why = "; ".join(item.causes[:MOST_CAUSES]) + (f"; and {more} more" if more > 0 else "")
@@ -170,6 +186,7 @@ def plan_table(planned: list[PlannedStage]) -> list[list[str]]:
                 item.stage,
                 "yes" if item.would_run else "no",
                 why,
+                "?" if item.keys is None else f"{'' if item.exact else '~'}{item.keys}",
                 f"{item.shards}/{total}",
                 seconds_text(item),
                 bytes_text(item),

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,6 +102,17 @@ def locked(folder: Path) -> Iterator[None]:
 def refresh_inputs(workspace: Path) -> None:
     """Record the digests of the files that the active recipe names."""
     write_inputs(load_resolved(find_workspace(workspace) / RECIPE_FILE), workspace)
+
+
+@contextmanager
+def planned_in(folder: Path, recipe: Recipe) -> Iterator[Path]:
+    """A workspace in which `recipe` is active: `folder`, as it was afterwards, or one made for the moment."""
+    if (folder / "dvc.yaml").exists():
+        with activated(folder, recipe):
+            yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="syncd-plan-") as temporary:
+        yield prepare_workspace(Path(temporary), recipe)
 
 
 @contextmanager

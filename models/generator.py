@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -84,6 +84,8 @@ class GenerateSettings:
     warp: Literal["none", "latents", "features"] = "latents"
     warp_share: float = 0.2
     """Share of the steps, from the first, that warp."""
+    vae_tiling: bool = False
+    """Decode in blended tiles: less memory, slightly other pixels."""
 
     def __post_init__(self) -> None:
         _check_range("height", self.height, 1, 8192)
@@ -117,10 +119,15 @@ class ImageSetGenerator(Protocol):
     def check(self, request: SetRequest, settings: GenerateSettings) -> None:
         """Raise ValueError if this model cannot make the set; `generate` checks the same before it starts."""
 
+    def encode_sets(self, requests: Sequence[SetRequest], settings: GenerateSettings) -> Any:
+        """What the model makes of the prompts of these sets: computed once for all, for `generate_many` to take."""
+
     def generate(self, request: SetRequest, settings: GenerateSettings) -> ImageSet:
         """One set."""
 
-    def generate_many(self, requests: Sequence[SetRequest], settings: GenerateSettings) -> list[ImageSet]:
+    def generate_many(
+        self, requests: Sequence[SetRequest], settings: GenerateSettings, texts: Any = None
+    ) -> list[ImageSet]:
         """Sets denoised together as one batch, results in the order of the requests."""
 
 

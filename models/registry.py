@@ -35,6 +35,8 @@ LOADERS = {
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 UNSET = "unset"
+REPEATED_WEIGHTS = ("*.bin", "*.h5", "*.msgpack", "*.gguf", "flux1-*.safetensors", "ae.safetensors", "original/*")
+"""Files of hub repositories that hold the same weights once more, in formats that nothing here reads."""
 WEIGHTS_VARIABLE = "SYNCD_MINIATURE_WEIGHTS"
 """Environment variable: another folder than models/miniature/weights, to try weights before they are in place."""
 
@@ -82,7 +84,7 @@ def locate(ref: ModelRef) -> Path:
     if scheme == "miniature":
         folder, fix = miniature_weights() / place, "make it with: syncd miniature train"
     elif scheme == "folder":
-        folder, fix = Path(place).expanduser(), "put the model there, or correct `source`"
+        folder, fix = Path(place).expanduser(), f"get it with: {ref.fetch}" if ref.fetch else "put the model there"
     else:
         raise ModelError(f"{_name(ref)}: source {ref.source!r}; allowed: miniature:FOLDER, hub:OWNER/NAME, folder:PATH")
     if ref.revision == UNSET:
@@ -125,9 +127,16 @@ def _locate_hub(ref: ModelRef, repository: str) -> Path:
             f"{_name(ref)}: revision {ref.revision!r} of {repository} is not a pin; "
             "write the 40-digit commit of the repository"
         )
-    fetch = f"hf download {repository} --revision {ref.revision}"
+    fetch = ref.fetch or f"hf download {repository} --revision {ref.revision}"
     try:
-        return Path(snapshot_download(repository, revision=ref.revision, local_files_only=load_runtime().offline))
+        return Path(
+            snapshot_download(
+                repository,
+                revision=ref.revision,
+                local_files_only=load_runtime().offline,
+                ignore_patterns=REPEATED_WEIGHTS,
+            )
+        )
     except LocalEntryNotFoundError as error:
         raise ModelError(
             f"{_name(ref)}: {repository} at {ref.revision} is not in the local cache; fetch it with: {fetch}; "
@@ -155,15 +164,22 @@ def load_with(loaders: Mapping[str, str], ref: ModelRef, device: str, dtype: str
         raise ModelError(f"{_name(ref)}: {folder} cannot be loaded as {ref.architecture}: {error}") from error
 
 
-def load(ref: ModelRef, device: str, dtype: str) -> Any:
-    """The model, loaded once per process and shared by all who ask: do not change it (`load_with` gives another)."""
+def load(ref: ModelRef, device: str, dtype: str, offload: bool = False) -> Any:
+    """The model, loaded once per process and shared by all who ask: do not change it (`load_with` gives another).
+
+    `offload`: its parts stay in main memory and are on the device only while they work.
+    """
     with _loading:
-        return _loaded(ref, device, dtype)
+        return _loaded(ref, device, dtype, offload)
 
 
 @lru_cache(maxsize=16)
-def _loaded(ref: ModelRef, device: str, dtype: str) -> Any:
-    return load_with(LOADERS, ref, device, dtype)
+def _loaded(ref: ModelRef, device: str, dtype: str, offload: bool) -> Any:
+    if not offload:
+        return load_with(LOADERS, ref, device, dtype)
+    model = load_with(LOADERS, ref, "cpu", dtype)
+    model.offload(device)
+    return model
 
 
 def pin_miniature(registry: Path = CONFIGS / "models.yaml") -> dict[str, str]:

@@ -45,12 +45,13 @@ def settings_of(ctx: StageContext) -> GenerateSettings:
         rope=section.rope,
         warp=section.warp,
         warp_share=section.warp_share,
+        vae_tiling=section.vae_tiling,
     )
 
 
 def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     section = ctx.recipe.generate
-    model = registry.load(ctx.recipe.models.generator, ctx.device, section.dtype)
+    model = registry.load(ctx.recipe.models.generator, ctx.device, section.dtype, bool(ctx.options.get("offload")))
     settings = settings_of(ctx)
     rendered = list(ctx.read("render", spec.keys))
     objects = {sample.record["object_id"] for sample in rendered}
@@ -71,9 +72,10 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
             out.fail(sample.key, "bad_request", str(error))
             continue
         work.append((sample, render, chosen, request))
+    texts = model.encode_sets([request for *_, request in work], settings)
     for start in range(0, len(work), section.batch_sets):
         batch = work[start : start + section.batch_sets]
-        generated = model.generate_many([request for *_, request in batch], settings)
+        generated = model.generate_many([request for *_, request in batch], settings, texts)
         for (sample, render, chosen, request), made in zip(batch, generated, strict=True):
             record = _record(ctx, render, chosen, request, prompts[render.object_id])
             out.add(sample.key, record, _files(sample, request, made))

@@ -57,28 +57,44 @@ class FluxGenerator(FluxModel):
         return self.generate_many([request], settings)[0]
 
     @torch.inference_mode()
-    def generate_many(self, requests: Sequence[SetRequest], settings: GenerateSettings) -> list[ImageSet]:
-        """Sets of any sizes, those of equal size denoised as one batch; results in the order of the requests."""
+    def generate_many(
+        self,
+        requests: Sequence[SetRequest],
+        settings: GenerateSettings,
+        texts: dict[str, TextEmbeddings] | None = None,
+    ) -> list[ImageSet]:
+        """Sets of any sizes, those of equal size denoised as one batch; results in the order of the requests.
+
+        `texts`: what `encode_sets` gave for these and other sets; None: it is done here.
+        """
         for request in requests:
             self.check(request, settings)
+        texts = self.encode_sets(requests, settings) if texts is None else texts
         made: dict[int, ImageSet] = {}
         for kind in sorted({(request.size, request.subject is not None) for request in requests}):
             places = [
                 place for place, request in enumerate(requests) if (request.size, request.subject is not None) == kind
             ]
-            made |= zip(places, self._denoised([requests[place] for place in places], settings), strict=True)
+            made |= zip(places, self._denoised([requests[place] for place in places], settings, texts), strict=True)
         return [made[place] for place in range(len(requests))]
 
-    def _denoised(self, requests: Sequence[SetRequest], settings: GenerateSettings) -> list[ImageSet]:
+    def _denoised(
+        self, requests: Sequence[SetRequest], settings: GenerateSettings, texts: dict[str, TextEmbeddings]
+    ) -> list[ImageSet]:
         """Sets of one size, all of them with a subject or none."""
         size = requests[0].size
         observed = self.observer(requests, settings)
-        tokens = self.sample(requests, settings, observed)
+        tokens = self.sample(requests, settings, observed, texts)
         found = [request.masks for request in requests] if observed is None else self._masks(observed, settings, size)
         return [
-            ImageSet(self.decode(own, settings.height, settings.width), masks)
+            ImageSet(self.decode(own, settings.height, settings.width, settings.vae_tiling), masks)
             for own, masks in zip(tokens.split(size), found, strict=True)
         ]
+
+    def encode_sets(self, requests: Sequence[SetRequest], settings: GenerateSettings) -> dict[str, TextEmbeddings]:
+        """Embeddings of all that these sets are told, each distinct prompt once."""
+        prompts = [prompt + settings.prompt_suffix for request in requests for prompt in request.prompts]
+        return self.encode_each([*prompts, settings.negative_prompt] if settings.true_cfg_scale > 1 else prompts)
 
     def observer(self, requests: Sequence[SetRequest], settings: GenerateSettings) -> ObjectAttention | None:
         """What finds the masks of sets with a subject while they are sampled."""
@@ -101,17 +117,27 @@ class FluxGenerator(FluxModel):
 
     @torch.inference_mode()
     def sample(
-        self, requests: Sequence[SetRequest], settings: GenerateSettings, observed: ObjectAttention | None = None
+        self,
+        requests: Sequence[SetRequest],
+        settings: GenerateSettings,
+        observed: ObjectAttention | None = None,
+        texts: dict[str, TextEmbeddings] | None = None,
     ) -> Tensor:
         """Clean latent tokens (sets * K, N, 4C) float32 of sets of one size K; `observed` if they have a subject."""
+        texts = self.encode_sets(requests, settings) if texts is None else texts
         grid = self.token_grid(settings.height, settings.width)
         seeds = [seed for request in requests for seed in request.seeds]
         noise = pack(initial_noise(seeds, self.latent_channels, 2 * grid[0], 2 * grid[1])).to(self.device)
         scheduler = schedule(self.scheduler.config, settings.steps, grid[0] * grid[1])
-        text = self.encode_prompts([prompt + settings.prompt_suffix for r in requests for prompt in r.prompts])
+        text = TextEmbeddings.joined(
+            [texts[prompt + settings.prompt_suffix] for request in requests for prompt in request.prompts]
+        ).to(self.device)
         condition = self._condition(requests, settings)
         guided = settings.true_cfg_scale > 1
-        both = _with_negative(text, self.encode_prompts([settings.negative_prompt])) if guided else text
+        both = text
+        if guided:
+            negative = texts[settings.negative_prompt].to(self.device)
+            both = TextEmbeddings.joined([text] + [negative] * len(seeds))
         shared = self._sharing(requests, settings, grid, text.sequence.shape[1])
         warp = self._warping(requests, grid)
         warped_steps = 0 if settings.warp == "none" else early_steps(settings.steps, settings.warp_share)
@@ -138,7 +164,8 @@ class FluxGenerator(FluxModel):
             planned = warp(1) if settings.warp == "latents" and step < warped_steps else None
             return latents if planned is None else planned(latents)
 
-        return denoise(scheduler, noise, velocity, edit)
+        with self._at_work(self.transformer):
+            return denoise(scheduler, noise, velocity, edit)
 
     def _condition(self, requests: Sequence[SetRequest], settings: GenerateSettings) -> Tensor | None:
         """Depth tokens (sets * K, N, 4C); without depth the blank condition, a black image, as in training."""
@@ -191,12 +218,3 @@ class FluxGenerator(FluxModel):
             return plan_warp([request.correspondences for request in requests], size, *grid, self.device, copies)
 
         return plan
-
-
-def _with_negative(text: TextEmbeddings, negative: TextEmbeddings) -> TextEmbeddings:
-    """The batch of prompts followed by as many copies of the one negative prompt."""
-    count = len(text.pooled)
-    return TextEmbeddings(
-        sequence=torch.cat([text.sequence, negative.sequence.expand(count, -1, -1)]),
-        pooled=torch.cat([text.pooled, negative.pooled.expand(count, -1)]),
-    )

@@ -1,14 +1,16 @@
 """The parts of a FLUX model in a standard diffusers folder, and what any use of them needs: encode, predict, decode."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import RLock
 from typing import Any, Self
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerBase, T5EncoderModel
 
 from models.flux.layout import image_ids, pack, text_ids, unpack
@@ -23,6 +25,14 @@ class TextEmbeddings:
     """(B, T, C) from T5."""
     pooled: Tensor
     """(B, P) from CLIP."""
+
+    def to(self, device: torch.device | str) -> "TextEmbeddings":
+        return TextEmbeddings(self.sequence.to(device), self.pooled.to(device))
+
+    @classmethod
+    def joined(cls, parts: Sequence["TextEmbeddings"]) -> "TextEmbeddings":
+        """One batch of all parts."""
+        return cls(torch.cat([part.sequence for part in parts]), torch.cat([part.pooled for part in parts]))
 
 
 class FluxModel:
@@ -51,6 +61,9 @@ class FluxModel:
         self.scheduler = scheduler
         for part in (transformer, vae, text_encoder, text_encoder_2):
             part.requires_grad_(False).eval()
+        self.device: torch.device = transformer.device
+        self._offloaded = False
+        self._working = RLock()
         self.latent_channels: int = vae.config.latent_channels
         self.token_pixels: int = 2 * 2 ** (len(vae.config.block_out_channels) - 1)
         token_channels = 4 * self.latent_channels
@@ -91,9 +104,34 @@ class FluxModel:
             scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(root / "scheduler"),
         )
 
-    @property
-    def device(self) -> torch.device:
-        return self.transformer.device
+    def offload(self, device: torch.device | str) -> None:
+        """Keep every part in main memory and move it to `device` only while it works."""
+        self.device, self._offloaded = torch.device(device), True
+        for part in (self.transformer, self.vae, self.text_encoder, self.text_encoder_2):
+            part.to("cpu")
+
+    @contextmanager
+    def _at_work(self, *parts: nn.Module) -> Iterator[None]:
+        """Inside, `parts` are on the model's device."""
+        if not self._offloaded:
+            yield
+            return
+        with self._working:
+            for part in parts:
+                part.to(self.device)
+            try:
+                yield
+            finally:
+                for part in parts:
+                    part.to("cpu")
+
+    def encode_each(self, prompts: Iterable[str]) -> dict[str, TextEmbeddings]:
+        """Embeddings (a batch of one, in main memory) of each distinct prompt, computed alone.
+
+        So text encoders work once and are done, and an embedding does not depend on what is encoded beside it.
+        """
+        with self._at_work(self.text_encoder, self.text_encoder_2):
+            return {prompt: self._encode_prompts([prompt]).to("cpu") for prompt in dict.fromkeys(prompts)}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -113,9 +151,13 @@ class FluxModel:
             if len(ids) > limit:
                 raise ValueError(f"prompt has {len(ids)} tokens; allowed: {limit}: {prompt!r}")
 
-    @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> TextEmbeddings:
         """Prompts as FLUX takes them: the T5 sequence, padded to the tokenizer's length, and CLIP's pooled vector."""
+        with self._at_work(self.text_encoder, self.text_encoder_2):
+            return self._encode_prompts(prompts)
+
+    @torch.no_grad()
+    def _encode_prompts(self, prompts: Sequence[str]) -> TextEmbeddings:
         self.check_prompts(prompts)
         clip_ids, t5_ids = (
             tokenizer(
@@ -145,16 +187,20 @@ class FluxModel:
     @torch.no_grad()
     def _encode(self, pixels_b3hw: Tensor) -> Tensor:
         self.token_grid(*pixels_b3hw.shape[-2:])
-        latents = self.vae.encode(pixels_b3hw.contiguous().to(self.device, self.vae.dtype)).latent_dist.mode().float()
+        with self._at_work(self.vae):
+            pixels = pixels_b3hw.contiguous().to(self.device, self.vae.dtype)
+            latents = self.vae.encode(pixels).latent_dist.mode().float()
         shift, scale = self._latent_statistics()
         return pack((latents - shift) * scale)
 
     @torch.no_grad()
-    def decode(self, tokens_bnc: Tensor, height: int, width: int) -> np.ndarray:
-        """Clean latent tokens (B, N, 4C) to uint8 (B, height, width, 3) RGB."""
+    def decode(self, tokens_bnc: Tensor, height: int, width: int, tiling: bool = False) -> np.ndarray:
+        """Clean latent tokens (B, N, 4C) to uint8 (B, height, width, 3) RGB; `tiling`: in blended tiles, for memory."""
         shift, scale = self._latent_statistics()
         latents = unpack(tokens_bnc.float(), *self.token_grid(height, width)) / scale + shift
-        pixels = self.vae.decode(latents.to(self.device, self.vae.dtype), return_dict=False)[0]
+        with self._at_work(self.vae):
+            decode = self.vae.tiled_decode if tiling else self.vae.decode
+            pixels = decode(latents.to(self.device, self.vae.dtype), return_dict=False)[0]
         scaled = ((pixels.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
         return scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 

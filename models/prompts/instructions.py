@@ -80,7 +80,8 @@ def conversation(ask: Ask, max_words: int) -> tuple[Message, ...]:
     subject = ask.object_caption.strip().rstrip(".")
     noun = ask.category or head_noun(subject)
     if ask.kind == "appearance":
-        subject = str(ask.attributes.get("kind") or noun)
+        kind = str(ask.attributes.get("kind") or noun)
+        subject = kind if noun.lower() in kind.lower() else f"{kind} {noun}"
     count = "one caption" if ask.n == 1 else f"{ask.n} captions"
     rules = [rule.format(noun=noun, words=max_words) for rule in _RULES]
     if ask.kind not in ("appearance", "property"):

@@ -6,6 +6,7 @@ Folder format: `model.safetensors` with `layers.N.weight` and `layers.N.bias`, a
 
 `hidden` lists the widths between the embedding and the one output. An empty list is LAION's linear predictor
 (768 -> 1); [1024, 128, 64, 16] with activation "none" is its improved predictor without the dropout of training.
+A folder with nothing but the `.pth` file that LAION publishes is read as it is.
 """
 
 import json
@@ -48,6 +49,25 @@ def save_quality_head(head: QualityHead, folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def _published_head(path: Path) -> QualityHead:
+    """A head from LAION's file: linear layers `layers.N`, with gaps in N where training had its dropout."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    places = sorted({int(name.split(".")[1]) for name in state if name.startswith("layers.")})
+    wanted = {f"layers.{place}.{part}" for place in places for part in ("weight", "bias")}
+    if not places or set(state) != wanted:
+        raise ValueError(f"{path}: holds {sorted(state)[:4]}, no linear layers called layers.N; take LAION's own file")
+    widths = [len(state[f"layers.{place}.bias"]) for place in places]
+    head = QualityHead(state[f"layers.{places[0]}.weight"].shape[1], tuple(widths[:-1]))
+    head.load_state_dict(
+        {
+            f"layers.{number}.{part}": state[f"layers.{place}.{part}"]
+            for number, place in enumerate(places)
+            for part in ("weight", "bias")
+        }
+    )
+    return head
+
+
 class QualityScorer:
     """Scores of CLIP image embeddings, about 1 to 10."""
 
@@ -58,6 +78,9 @@ class QualityScorer:
     @classmethod
     def from_pretrained(cls, folder: Path, device: str, dtype: torch.dtype) -> Self:
         """ValueError if config and weights do not belong together; OSError if a file is missing."""
+        published = sorted(folder.glob("*.pth"))
+        if published and not (folder / "config.json").exists():
+            return cls(_published_head(published[0]), device, dtype)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         try:
             head = QualityHead(**config)

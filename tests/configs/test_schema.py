@@ -136,7 +136,7 @@ def test_an_override_changes_one_value_and_keeps_its_neighbours() -> None:
 def test_a_resolved_recipe_carries_whole_model_entries() -> None:
     registry = yaml.safe_load((CONFIGS / "models.yaml").read_text())
     clip = load_recipe("miniature").models.clip
-    assert clip.model_dump() == {"name": clip.name, **registry[clip.name]}
+    assert clip.model_dump() == {"name": clip.name, "fetch": None, **registry[clip.name]}
 
 
 @pytest.mark.parametrize(

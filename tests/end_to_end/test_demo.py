@@ -36,7 +36,7 @@ def overrides(*extra: str) -> list[str]:
 def stages_to_run(workspace: Path, *words: str) -> set[str]:
     planned = syncd(workspace, "plan", "--json", *words)
     assert planned.returncode == 0, planned.stderr
-    return {row["stage"] for row in json.loads(planned.stdout) if row["would_run"]}
+    return {row["stage"] for row in json.loads(planned.stdout)["stages"] if row["would_run"]}
 
 
 @pytest.fixture(scope="module")

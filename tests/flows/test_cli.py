@@ -121,3 +121,14 @@ def test_shards_made_one_by_one_are_all_that_a_stage_needs(tmp_path: Path) -> No
 def test_a_shard_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="assets has 4 shards, numbered from 0; there is no shard 4"):
         run_one_shard("assets", 4, bare_workspace(tmp_path), RUNTIME, package="fake_tasks")
+
+
+def test_a_recipe_is_planned_without_a_workspace_and_none_is_left_behind(tmp_path: Path) -> None:
+    done = syncd("plan", "--recipe", "flux-deformable", "--workspace", str(tmp_path / "new"), "--json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    by_stage = {row["stage"]: row for row in told["stages"]}
+    objects = by_stage["assets"]["keys"]
+    assert objects > 1000 and by_stage["generate"]["keys"] == 3 * objects
+    assert told["memory"]["generate"]["parts"]["transformer"] == 2 * 11_901_408_320
+    assert list(tmp_path.iterdir()) == []

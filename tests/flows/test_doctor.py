@@ -50,6 +50,25 @@ def test_a_model_that_is_not_there_is_broken(tmp_path: Path, monkeypatch: pytest
     assert all(check.fix for check in checks)
 
 
+def test_a_production_recipe_says_what_is_missing_and_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    recipe = load_recipe("flux-rigid")
+    found = {check.name: check for check in doctor._models(recipe, RUNTIME)}
+    assert set(found) == {
+        f"model {role}" for role in ("generator", "customizer", "clip", "quality", "identity", "writer")
+    }
+    assert {check.verdict for check in found.values()} == {"broken"}
+    assert "hf download black-forest-labs/FLUX.1-Depth-dev --revision fb5e9b1b" in found["model generator"].fix
+    assert "curl -fL" in found["model quality"].fix and "linearMSE.pth" in found["model quality"].fix
+    assets = doctor._assets(tmp_path, recipe, RUNTIME)
+    assert (assets.verdict, assets.detail) == ("broken", "assets.captions is not set")
+    assert "Cap3D" in assets.fix
+    assert doctor._assets(tmp_path, load_recipe("miniature"), RUNTIME).verdict == "ok"
+
+
 def test_a_model_behind_a_server_is_asked_for_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYNCD_TEST_KEY", "secret")
     with serving() as server:

@@ -156,6 +156,53 @@ def test_a_set_does_not_depend_on_its_batch(depth_model: FluxGenerator, warp: st
         assert each.masks is sent.masks
 
 
+def test_each_prompt_is_encoded_once_and_alone(depth_model: FluxGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[str] = []
+    encode = depth_model._encode_prompts
+    monkeypatch.setattr(depth_model, "_encode_prompts", lambda prompts: encoded.extend(prompts) or encode(prompts))
+    sets, settings = [request(2), request(3, 40)], replace(SHARED, true_cfg_scale=2.0)
+    texts = depth_model.encode_sets(sets, settings)
+    assert encoded == [*PROMPTS[:3], "blurry"] == list(texts)
+    given = depth_model.generate_many(sets, settings, texts)
+    assert len(encoded) == 4, "nothing is encoded again"
+    for one, other in zip(given, depth_model.generate_many(sets, settings), strict=True):
+        assert np.array_equal(one.images, other.images)
+
+
+def test_offloaded_parts_are_on_the_device_only_while_they_work(
+    flux_folder: Folder, depth_model: FluxGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = FluxGenerator.from_pretrained(flux_folder(True, False))
+    model.offload("cpu")
+    moves: list[str] = []
+    for name in ("transformer", "vae", "text_encoder_2"):
+        part = getattr(model, name)
+        monkeypatch.setattr(part, "to", lambda device, part=part, name=name: moves.append(f"{name} {device}") or part)
+    model._working.acquire()  # one thread may nest what it does
+    sent = request(2, depth=True)
+    made = model.generate(sent, SHARED)
+    model._working.release()
+    order = [move.split()[0] for move in moves]
+    assert order == [*["text_encoder_2"] * 2, *["vae"] * 2, *["transformer"] * 2, *["vae"] * 2]
+    assert np.array_equal(made.images, depth_model.generate(sent, SHARED).images)
+
+
+def test_tiles_are_decoded_alike_and_only_where_asked_for(depth_model: FluxGenerator) -> None:
+    sent, wide = replace(request(2), masks=np.ones((2, 64, 64), bool)), replace(SHARED, height=64, width=64)
+    vae = depth_model.vae
+    sizes = vae.tile_sample_min_size, vae.tile_latent_min_size
+    vae.tile_sample_min_size, vae.tile_latent_min_size = 32, 8
+    try:
+        whole = depth_model.generate(sent, wide).images.astype(int)
+        tiled = depth_model.generate(sent, replace(wide, vae_tiling=True)).images.astype(int)
+        again = depth_model.generate(sent, wide).images.astype(int)
+    finally:
+        vae.tile_sample_min_size, vae.tile_latent_min_size = sizes
+    assert np.array_equal(whole, again)
+    assert not np.array_equal(whole, tiled)
+    assert np.corrcoef(whole.ravel(), tiled.ravel())[0, 1] > 0.7, "random weights: borders of tiles show"
+
+
 def test_scale_1_never_uses_the_negative_prompt(depth_model: FluxGenerator) -> None:
     sent = request(2)
     darker = replace(SHARED, negative_prompt="dark")

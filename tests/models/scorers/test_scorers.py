@@ -168,6 +168,32 @@ def test_a_linear_quality_head_of_laion_form_is_weights_times_embedding_plus_bia
     np.testing.assert_allclose(scores, embeddings @ weight[0] + bias[0], atol=1e-4)
 
 
+def test_the_file_that_laion_publishes_is_read_as_it_is(tmp_path):
+    torch.manual_seed(0)
+    published = torch.nn.Sequential(
+        torch.nn.Linear(768, 1024),
+        torch.nn.Dropout(0.2),
+        torch.nn.Linear(1024, 128),
+        torch.nn.Dropout(0.2),
+        torch.nn.Linear(128, 64),
+        torch.nn.Dropout(0.1),
+        torch.nn.Linear(64, 16),
+        torch.nn.Linear(16, 1),
+    ).eval()
+    state = {f"layers.{name}": value for name, value in published.state_dict().items()}
+    torch.save(state, tmp_path / "sac+logos+ava1-l14-linearMSE.pth")
+    embeddings = torch.nn.functional.normalize(torch.randn(5, 768), dim=-1)
+    scorer = QualityScorer.from_pretrained(tmp_path, "cpu", torch.float32)
+    assert scorer.head.hidden == (1024, 128, 64, 16)
+    np.testing.assert_allclose(scorer.scores(embeddings.numpy()), published(embeddings)[:, 0].detach(), rtol=1e-5)
+
+
+def test_another_pth_file_is_no_quality_head(tmp_path):
+    torch.save({"weight": torch.zeros(1, 768)}, tmp_path / "model.pth")
+    with pytest.raises(ValueError, match=r"model\.pth: holds \['weight'\], no linear layers called layers\.N"):
+        QualityScorer.from_pretrained(tmp_path, "cpu", torch.float32)
+
+
 def test_a_deep_quality_head_applies_its_activation_between_layers(tmp_path):
     head = QualityHead(4, hidden=(3,), activation="relu")
     save_quality_head(head.half(), tmp_path)

@@ -1,0 +1,161 @@
+"""How large models are and what a batch of them needs, from configurations alone: no weights, no torch.
+
+Memory is an estimate: weights exactly, activations by what one transformer block holds at its peak, keys and values of
+other images as they are gathered (one layer at a time), and the VAE's last stage. Allocators add to that.
+"""
+
+import json
+import struct
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from configs.schema import CONFIGS, ModelRef, Recipe
+from models import registry
+
+BYTES = {"float32": 4, "bfloat16": 2}
+BLOCK_VALUES = 15
+"""Values per token and channel that a single-stream block holds at its peak: the residual, its norm, queries, keys and
+values (3), the feed-forward part (4), attention output, and both put together (5)."""
+DECODER_VALUES = 4
+"""Feature maps of the VAE's widest full-resolution stage that are held at once."""
+LONGEST_PROMPT = 512
+CHAT_TOKENS = 700
+"""Of an instruction, about."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One network of a model; `config` is empty where only the weights are known."""
+
+    name: str
+    parameters: int
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of device memory for one purpose of one stage."""
+
+    stage: str
+    what: str
+    parameters: int | None
+    bytes: float
+
+
+@cache
+def architectures() -> dict[str, dict[str, dict[str, Any]]]:
+    """configs/architectures.yaml: model -> part -> class, config and number of parameters."""
+    return yaml.safe_load((CONFIGS / "architectures.yaml").read_text(encoding="utf-8"))
+
+
+def parts_of(ref: ModelRef) -> list[Part]:
+    """The networks of a model: of a published one from its configuration, else from its files, which must be there."""
+    known = architectures().get(ref.name)
+    if known:
+        return [Part(name, entry["parameters"], entry["config"]) for name, entry in known.items()]
+    if registry.served_name(ref):
+        return []
+    folder = registry.locate(ref)
+    found: dict[Path, int] = {}
+    for path in sorted(folder.rglob("*.safetensors")):
+        found[path.parent] = found.get(path.parent, 0) + _count(path)
+    return [Part(_part_name(place, folder), count, _config(place)) for place, count in found.items()]
+
+
+def _part_name(place: Path, folder: Path) -> str:
+    return "model" if place == folder else place.relative_to(folder).as_posix()
+
+
+def _config(place: Path) -> dict[str, Any]:
+    path = place / "config.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _count(path: Path) -> int:
+    """Values in a safetensors file, from its header."""
+    with path.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(length))
+    total = 0
+    for name, entry in header.items():
+        if name != "__metadata__":
+            size = 1
+            for side in entry["shape"]:
+                size *= side
+            total += size
+    return total
+
+
+def needs(recipe: Recipe) -> list[Need]:
+    """What the prompts and generate stages of a recipe need at a time, part by part."""
+    return [*_writer_needs(recipe), *_generator_needs(recipe)]
+
+
+def peak(needs_of_stage: list[Need], offload: bool) -> float:
+    """Bytes at the worst moment: all weights and the largest working set; with `offload` each part alone with its own.
+
+    Parts and what works on them share their first word: `transformer`, `transformer: activations`.
+    """
+    parts: dict[str, float] = {}
+    working: dict[str, float] = {}
+    for need in needs_of_stage:
+        owner, _, rest = need.what.partition(":")
+        target = working if rest else parts
+        target[owner] = target.get(owner, 0) + need.bytes
+    if offload:
+        return max((size + working.get(owner, 0) for owner, size in parts.items()), default=0)
+    return sum(parts.values()) + max(working.values(), default=0)
+
+
+def _writer_needs(recipe: Recipe) -> list[Need]:
+    ref, section = recipe.models.writer, recipe.prompts
+    if ref is None or section.writer != "transformers":
+        return []
+    size = BYTES[section.dtype]
+    found = [Need("prompts", part.name, part.parameters, part.parameters * size) for part in parts_of(ref)]
+    config = parts_of(ref)[0].config
+    if "num_key_value_heads" in config:
+        head = config["hidden_size"] // config["num_attention_heads"]
+        per_token = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * head * size
+        tokens = section.batch_chats * (CHAT_TOKENS + section.max_new_tokens)
+        found.append(Need("prompts", f"{parts_of(ref)[0].name}: keys and values", None, tokens * per_token))
+    return found
+
+
+def _generator_needs(recipe: Recipe) -> list[Need]:
+    section, size = recipe.generate, BYTES[recipe.generate.dtype]
+    parts = {part.name: part for part in parts_of(recipe.models.generator)}
+    found = [Need("generate", part.name, part.parameters, part.parameters * size) for part in parts.values()]
+    if "transformer" not in parts or "vae" not in parts:
+        return found
+    transformer, vae = parts["transformer"].config, parts["vae"].config
+    side = recipe.render.resolution // (2 ** len(vae["block_out_channels"]))
+    tokens, text = side * side, _text_tokens(recipe.models.generator)
+    channels = transformer["num_attention_heads"] * transformer["attention_head_dim"]
+    images = section.batch_sets * recipe.render.views_per_set * (2 if section.true_cfg_scale > 1 else 1)
+    found.append(
+        Need(
+            "generate",
+            "transformer: activations",
+            None,
+            images * (tokens + text) * channels * BLOCK_VALUES * size,
+        )
+    )
+    if section.msa:
+        others = (recipe.render.views_per_set - 1) * tokens
+        gathered = images * (2 * others + tokens + text) * 2 * channels * size
+        found.append(Need("generate", "transformer: shared keys and values", None, gathered))
+    pixels = recipe.render.views_per_set * recipe.render.resolution**2
+    found.append(Need("generate", "vae: decoding", None, pixels * vae["block_out_channels"][1] * DECODER_VALUES * size))
+    return found
+
+
+def _text_tokens(ref: ModelRef) -> int:
+    if ref.name in architectures():
+        return LONGEST_PROMPT
+    path = registry.locate(ref) / "tokenizer_2" / "tokenizer_config.json"
+    return int(json.loads(path.read_text(encoding="utf-8"))["model_max_length"])

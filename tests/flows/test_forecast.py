@@ -1,0 +1,24 @@
+from configs.schema import Runtime, load_recipe
+from flows.forecast import expected_keys, expected_shards, memory_json, memory_table
+
+RIGID = load_recipe("flux-rigid")
+
+
+def test_keys_and_shards_of_every_stage_follow_from_the_number_of_objects() -> None:
+    keys = expected_keys(RIGID, 75_000)
+    assert (keys["prompts"], keys["render"], keys["generate"], keys["evaluate"]) == (75_000, 150_000, 148_500, 750)
+    assert expected_shards(RIGID, "prompts", keys["prompts"]) == 2344
+    assert expected_shards(RIGID, "render", keys["render"]) == 2344, "both sets of an object are in one shard"
+    assert expected_shards(RIGID, "generate", keys["generate"]) == 9282
+    assert (expected_shards(RIGID, "train", 1), expected_shards(RIGID, "report", 0)) == (1, 0)
+
+
+def test_memory_says_what_stays_and_what_offloading_saves() -> None:
+    staying, moving = (memory_table(RIGID, Runtime(offload=offload)) for offload in (False, True))
+    assert staying[0] == ["stage", "memory", "parameters", "GiB"]
+    assert ["generate", "transformer", "11,901,604,928", "22.17"] in staying
+    sums = [row for row in staying + moving if row[1].startswith("at most")]
+    assert [row[0] for row in sums] == ["prompts", "generate"] * 2
+    assert float(sums[1][3]) > 31 and 22.17 < float(sums[3][3]) < 26
+    peaks = memory_json(RIGID, Runtime())
+    assert peaks["generate"]["peak"] / 2**30 > 31 and set(peaks) == {"prompts", "generate"}
