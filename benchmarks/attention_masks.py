@@ -2,7 +2,8 @@
 
     python -m benchmarks.attention_masks [--objects 48] [--seeds 0 1 2] [--folder DIR]
 
-Intersection over union with the object's pixels. With depth the rendered silhouette is the truth, since the image
+Intersection over union with the object's pixels, of masks from the attention to the noun (as in the paper) and to the
+whole description of the object. With depth the rendered silhouette is the truth, since the image
 follows it; without depth (the deformable branch itself) the segmenter's mask is the nearest thing there is. Beside the
 attention: the best that whole tokens can do, the mask of another image of the sets (shuffled), and the whole image;
 a method that finds nothing scores like one of the last two.
@@ -17,15 +18,18 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import markdown, run_pipeline
-from benchmarks.identity import load_sets
 from configs.schema import load_resolved
+from data.records import PromptRecord, RenderRecord
 from data.stage import StageContext
 from flows.graph import RECIPE_FILE
 from models import registry
 from models.generator import ImageSet, SetRequest
 from tasks import generate
 
-ROWS = ("attention", "whole tokens", "shuffled", "whole image")
+ROWS = ("attention to the noun", "attention to the looks", "whole tokens", "shuffled", "whole image")
+
+
+TOKEN_PIXELS = 8
 
 
 def iou(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -42,44 +46,52 @@ def best_tokens(truth: np.ndarray, side: int) -> np.ndarray:
 
 
 def measure(folder: Path, recipe_name: str, seed: int, objects: int) -> dict[str, float]:
-    """Mean IoU of every row over all images of one seed."""
+    """Mean IoU of every row over all images of one seed. Images of a set share nothing, so that masks do no harm."""
     settings = [f"seed={seed}", f"assets.count={objects}"]
+    settings += ["assets.caption_detail=full"] if recipe_name == "miniature" else []
     for stage in ("prompts", "render"):
         run_pipeline(folder, recipe_name, stage, 2, settings)
     recipe = load_resolved(folder / RECIPE_FILE)
     ctx = StageContext("generate", recipe, folder, "benchmark", ("prompts", "render"))
-    requests = load_sets(ctx)[0]
-    truths = [request.masks for request in requests]
-    if truths[0] is not None:
-        requests = [_without_masks(request, sample) for request, sample in zip(requests, _categories(ctx), strict=True)]
-    model = registry.load(recipe.models.generator, "cpu", recipe.generate.dtype)
-    changed = dataclasses.replace(generate.settings_of(ctx), warp="none")
-    made: list[ImageSet] = []
-    for start in range(0, len(requests), recipe.generate.batch_sets):
-        made += model.generate_many(requests[start : start + recipe.generate.batch_sets], changed)
-    found = np.concatenate([each.masks for each in made])
-    if truths[0] is None:
+    written = {s.key: PromptRecord.model_validate(s.record) for s in ctx.read("prompts", ctx.index("prompts").keys)}
+    requests, renders = [], []
+    for sample in ctx.read("render", generate.training_sets(ctx)):
+        render = RenderRecord.model_validate(sample.record)
+        own = written[render.object_id]
+        chosen = generate.prompts_of_set(own.prompts, render.set_id, recipe.render.views_per_set)
+        requests.append(generate.request_of(ctx, sample, render, chosen, own.appearance))
+        renders.append(render)
+    looks = [written[render.object_id].appearance or written[render.object_id].caption for render in renders]
+    noun = _generated(ctx, [_searched(*pair) for pair in zip(requests, [r.category for r in renders], strict=True)])
+    told = _generated(ctx, [_searched(*pair) for pair in zip(requests, looks, strict=True)])
+    if requests[0].masks is None:
         segmenter = registry.load(recipe.models.segmenter, "cpu", "float32")
-        truth = np.stack(segmenter.masks(list(np.concatenate([each.images for each in made]))))
+        truth = np.stack(segmenter.masks(list(np.concatenate([each.images for each in told]))))
     else:
-        truth = np.concatenate(truths)
-    rows = {
-        "attention": found,
-        "whole tokens": best_tokens(truth, model.token_pixels),
+        truth = np.concatenate([request.masks for request in requests])
+    found = {
+        "attention to the noun": np.concatenate([each.masks for each in noun]),
+        "attention to the looks": np.concatenate([each.masks for each in told]),
+        "whole tokens": best_tokens(truth, TOKEN_PIXELS),
         "shuffled": np.roll(truth, recipe.render.views_per_set, axis=0),
         "whole image": np.ones_like(truth),
     }
-    scores = {name: float(iou(masks, truth).mean()) for name, masks in rows.items()}
+    scores = {name: float(iou(masks, truth).mean()) for name, masks in found.items()}
     print(f"{recipe_name}, seed {seed}: " + ", ".join(f"{name} {score:.3f}" for name, score in scores.items()))
     return scores
 
 
-def _without_masks(request: SetRequest, category: str) -> SetRequest:
-    return dataclasses.replace(request, masks=None, correspondences=None, subject=category)
+def _searched(request: SetRequest, subject: str) -> SetRequest:
+    return dataclasses.replace(request, masks=None, correspondences=None, subject=subject)
 
 
-def _categories(ctx: StageContext) -> list[str]:
-    return [sample.record["category"] for sample in ctx.read("render", generate.training_sets(ctx))]
+def _generated(ctx: StageContext, requests: list[SetRequest]) -> list[ImageSet]:
+    model = registry.load(ctx.recipe.models.generator, "cpu", ctx.recipe.generate.dtype)
+    settings = dataclasses.replace(generate.settings_of(ctx), msa=False, warp="none")
+    made: list[ImageSet] = []
+    for start in range(0, len(requests), ctx.recipe.generate.batch_sets):
+        made += model.generate_many(requests[start : start + ctx.recipe.generate.batch_sets], settings)
+    return made
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -147,6 +147,9 @@ class Generate(Budget):
     negative_prompt: str = "3d render, low resolution, blurry, cartoon, illustration"
     prompt_suffix: str = Field("", description="appended to every prompt, for example to put the object on the ground")
     appearance: bool = Field(True, description="objects without mesh: tell the model what they look like, in words")
+    mask_words: Literal["noun", "appearance"] = Field(
+        "noun", description="objects without mesh: words whose attention gives the mask; the paper has the noun"
+    )
     msa: bool = True
     msa_first_step: Literal["full", "masked"] = "full"
     mask_dilation: Literal[1, 3, 5, 7, 9, 11, 13, 15] = Field(1, description="side of the window, in tokens")
@@ -168,6 +171,17 @@ class Select(Budget):
     min_quality: Annotated[float, Field(ge=-10, le=20)] = 6.0
     min_identity: Annotated[float, Field(ge=-1, le=1)] = 0.7
     max_identity: Annotated[float, Field(ge=-1, le=1)] = Field(0.98, description="near-duplicates lie above")
+    min_text: Annotated[float, Field(ge=-1, le=1)] = Field(-1.0, description="CLIP cosine to the prompt; -1: any")
+    max_background: Annotated[float, Field(ge=-1, le=1)] = Field(
+        1.0, description="similarity of two backgrounds of a set: the context must change; 1: any"
+    )
+    max_clipped: Share = Field(1.0, description="share of values that are 0 or 255; 1: any")
+    min_area: Share = Field(0.0, description="object share of the frame; 0: any")
+    max_cut_off: Share = Field(1.0, description="share of the object's outline on the border of the frame; 1: any")
+    max_hash_distance: Annotated[int, Field(ge=-1, le=8)] = Field(
+        -1,
+        description="bits in which images of two sets that are nearly the same may differ; -1: sets are not compared",
+    )
     min_images: Annotated[int, Field(ge=2)] = 2
 
 
@@ -276,15 +290,30 @@ class Recipe(Section):
             self._check_writer()
         if self.assets.in_words:
             self._check_in_words()
+        if self.assets.eval_share > 0 and self.models.segmenter is None:
+            raise ValueError(
+                f"assets.eval_share is {self.assets.eval_share:g} and models.segmenter is not set; evaluation needs "
+                "one to find held-out objects in generated images; name one, or set assets.eval_share to 0"
+            )
         return self
 
     def _check_in_words(self) -> None:
+        if self.assets.source == "subjects" and self.prompts.writer == "grammar":
+            raise ValueError(
+                "prompts.writer is grammar, which does not know what the subjects look like; "
+                "allowed: transformers, openai"
+            )
         needed = {
             "assets.eval_share": (self.assets.eval_share, 0.0, "nothing renders references of an object without mesh"),
             "generate.depth": (self.generate.depth, False, "there is no mesh to render"),
             "generate.warp": (self.generate.warp, "none", "there are no views to find correspondences in"),
             "generate.msa_first_step": (self.generate.msa_first_step, "full", "its masks come from the first step"),
         }
+        if self.generate.mask_words == "appearance" and not self.generate.appearance:
+            raise ValueError(
+                "generate.mask_words is appearance and generate.appearance is false; the model is not told the words "
+                "that the mask should come from"
+            )
         for key, (value, allowed, why) in needed.items():
             if value != allowed:
                 raise ValueError(

@@ -40,7 +40,9 @@ class PublishedRecord(Record):
     split: Split
     category: str
     caption: str
-    appearance: str | None = Field(None, description="what an object without a mesh looks like; in no prompt")
+    appearance: str | None = Field(
+        None, description="what an object without a mesh looks like; in no `prompt`, but in `prompt_sent`"
+    )
     asset: PublishedAsset
     model: str = Field(description="generator as name@revision")
     settings: dict[str, Any] = Field(description="generation settings")

@@ -117,6 +117,11 @@ class ImageScores(Record):
     identity_masked: float = Field(ge=-1, le=1, description="the same with the background masked out")
     clip_image: float = Field(ge=-1, le=1, description="mean CLIP image cosine to the rest of the set")
     clip_text: float = Field(ge=-1, le=1, description="CLIP cosine of image and prompt")
+    background: float = Field(ge=-1, le=1, description="mean DINOv2 cosine to the rest of the set, objects greyed out")
+    saturation: float = Field(ge=0, le=1, description="mean HSV saturation")
+    clipped: float = Field(ge=0, le=1, description="share of values that are 0 or 255")
+    area: float = Field(ge=0, le=1, description="object share of the frame")
+    cut_off: float = Field(ge=0, le=1, description="share of the object's outline on the border of the frame")
 
 
 class ScoreRecord(Record):
@@ -126,10 +131,15 @@ class ScoreRecord(Record):
     object_id: str
     images: list[ImageScores]
     identity_pairs: list[list[float]] = Field(description="K x K DINOv2 cosine of object crops")
+    background_pairs: list[list[float]] = Field(description="K x K DINOv2 cosine of the images, objects greyed out")
+    hashes: list[str] = Field(description="perceptual hash of every image, 64 bits in hexadecimal")
 
 
 class Reason(Record):
-    code: str = Field(description="low_quality, low_identity, near_duplicate, set_too_small")
+    code: str = Field(
+        description="of an image: low_quality, clipped, small_object, cut_off, off_prompt, low_identity, same_context, "
+        "near_duplicate; of a set: set_too_small, duplicate_set"
+    )
     value: float
     threshold: float
 
@@ -148,3 +158,4 @@ class DecisionRecord(Record):
     kept: bool
     images: list[ImageDecision]
     reasons: list[Reason] = Field(default=[], description="why the whole set was dropped")
+    duplicate_of: str | None = Field(None, description="the earlier set that this one nearly repeats")

@@ -20,6 +20,8 @@ app = typer.Typer(
 )
 miniature = typer.Typer(help="The embedded miniature.", no_args_is_help=True)
 app.add_typer(miniature, name="miniature")
+ablate = typer.Typer(help="What each part of the method is worth.", no_args_is_help=True)
+app.add_typer(ablate, name="ablate")
 
 WorkspaceOption = Annotated[Path, typer.Option("--workspace", "-w", help="Folder to work in; made if it is new.")]
 RuntimeOption = Annotated[str | None, typer.Option("--runtime", help="How to run: name in configs/runtime, or path.")]
@@ -180,6 +182,28 @@ def doctor(
 
 
 @app.command()
+def inspect(
+    set_id: Annotated[str, typer.Argument(help="For example mug-red-blue-striped-03-s0; a wrong one lists some.")],
+    workspace: WorkspaceOption = HERE,
+    out: Annotated[Path | None, typer.Option(help="The picture; default: SET_ID.png in artifacts/inspect.")] = None,
+) -> None:
+    """Show one set: its views, depth, masks, correspondences, images, scores and decision."""
+    from configs.schema import load_resolved
+    from flows.graph import RECIPE_FILE
+    from flows.workspace import find_workspace
+    from tasks.inspect_set import inspect_set
+
+    folder = find_workspace(workspace)
+    seen = inspect_set(folder, set_id, load_resolved(folder / RECIPE_FILE))
+    typer.echo("\n".join(seen.lines))
+    if seen.picture:
+        path = out or folder / "artifacts" / "inspect" / f"{set_id}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(seen.picture)
+        typer.echo(f"picture      {path}")
+
+
+@app.command()
 def verify(workspace: WorkspaceOption = HERE) -> None:
     """Recompute every digest and follow the chain of statements from assets to report; check models and checkpoint."""
     from flows.graph import load_graph
@@ -234,6 +258,42 @@ def gc(workspace: WorkspaceOption = HERE) -> None:
 
     freed = delete_old_work(find_workspace(workspace))
     typer.echo(f"{freed / 1e6:.1f} MB freed")
+
+
+@ablate.command(name="data")
+def ablate_data(
+    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Name in configs/recipes, or path.")] = "miniature",
+    overrides: SetOption = None,
+    rows: Annotated[list[str] | None, typer.Option(help="Group or row of configs/ablations.yaml; repeat.")] = None,
+    seeds: Annotated[list[int] | None, typer.Option(help="Repeat for several; default 0, 1, 2.")] = None,
+    objects: Annotated[int | None, typer.Option(min=2, help="Of each seed; default: assets.count.")] = None,
+    workspace: Annotated[Path, typer.Option("--workspace", "-w", help="Folder for the runs and the tables.")] = Path(
+        "runs/ablation"
+    ),
+    runtime: RuntimeOption = None,
+    workers: WorkersOption = None,
+) -> None:
+    """Rows of the data pipeline against each other (thesis Table 5.5): table, chart, and a line for every run."""
+    import uuid
+
+    from flows.ablate import ablate, write_tables
+    from flows.workspace import run_environment
+
+    workspace.mkdir(parents=True, exist_ok=True)
+    how = _runtime(runtime, workers)
+    os.environ.update(run_environment(workspace.resolve(), how, run_id=str(uuid.uuid4())))
+    from flows.stage import run_stage_flow
+
+    changed = (*(overrides or ()), *([f"assets.count={objects}"] if objects else []))
+
+    def run_stage(stage: str, folder: Path) -> None:
+        run_stage_flow(stage, folder, how)
+
+    runs = ablate(recipe, changed, rows or ["paper"], seeds or [0, 1, 2], workspace, run_stage, typer.echo)
+    paths = write_tables(runs, workspace, f"Ablation of the data pipeline: {recipe}")
+    typer.echo("\n" + paths[1].read_text(encoding="utf-8"))
+    for path in paths:
+        typer.echo(path)
 
 
 @miniature.command(name="train")

@@ -22,8 +22,8 @@ class SetRequest:
     masks: np.ndarray | None = None
     """(K, H, W) bool, True on the object; shared attention needs them, or `subject`."""
     subject: str | None = None
-    """The object's name, for a set without masks: they come from the attention to the words of each prompt that name
-    it, in the singular or the plural."""
+    """The object's name or looks, for a set without masks: these words stand in each prompt (the last of them in the
+    singular or the plural), and the masks come from the attention to them."""
     correspondences: dict[tuple[int, int], Correspondence] | None = None
     """By (target, source); warping needs every pair with source < target and uses only those."""
 

@@ -35,8 +35,8 @@ LOADERS = {
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 UNSET = "unset"
-REPEATED_WEIGHTS = ("*.bin", "*.h5", "*.msgpack", "*.gguf", "flux1-*.safetensors", "ae.safetensors", "original/*")
-"""Files of hub repositories that hold the same weights once more, in formats that nothing here reads."""
+UNREAD = ("*.bin", "*.h5", "*.msgpack", "*.gguf", "*.jpg", "*.png", "flux1-*", "ae.safetensors", "original/*")
+"""Files of hub repositories that nothing here reads: pictures, and the same weights once more in other formats."""
 WEIGHTS_VARIABLE = "SYNCD_MINIATURE_WEIGHTS"
 """Environment variable: another folder than models/miniature/weights, to try weights before they are in place."""
 
@@ -127,19 +127,21 @@ def _locate_hub(ref: ModelRef, repository: str) -> Path:
             f"{_name(ref)}: revision {ref.revision!r} of {repository} is not a pin; "
             "write the 40-digit commit of the repository"
         )
-    fetch = ref.fetch or f"hf download {repository} --revision {ref.revision}"
+    unread = " ".join(f'"{pattern}"' for pattern in UNREAD)
+    fetch = ref.fetch or f"hf download {repository} --revision {ref.revision} --exclude {unread}"
     try:
         return Path(
             snapshot_download(
                 repository,
                 revision=ref.revision,
                 local_files_only=load_runtime().offline,
-                ignore_patterns=REPEATED_WEIGHTS,
+                ignore_patterns=UNREAD,
             )
         )
     except LocalEntryNotFoundError as error:
         raise ModelError(
-            f"{_name(ref)}: {repository} at {ref.revision} is not in the local cache; fetch it with: {fetch}; "
+            f"{_name(ref)}: {repository} at {ref.revision} is not in the local cache, or not all of it; "
+            f"fetch it with: {fetch}; "
             "or allow downloads with `offline: false` in the runtime"
         ) from error
     except (GatedRepoError, RepositoryNotFoundError) as error:

@@ -1,4 +1,4 @@
-"""How large models are and what a batch of them needs, from configurations alone: no weights, no torch.
+"""How large models are and what a batch of them needs, from configurations and file headers: no weights are read.
 
 Memory is an estimate: weights exactly, activations by what one transformer block holds at its peak, keys and values of
 other images as they are gathered (one layer at a time), and the VAE's last stage. Allocators add to that.
@@ -23,6 +23,8 @@ values (3), the feed-forward part (4), attention output, and both put together (
 DECODER_VALUES = 4
 """Feature maps of the VAE's widest full-resolution stage that are held at once."""
 LONGEST_PROMPT = 512
+TILE = 512
+"""Side of a tile of a tiled decoding, pixels of FLUX."""
 CHAT_TOKENS = 700
 """Of an instruction, about."""
 
@@ -115,14 +117,14 @@ def _writer_needs(recipe: Recipe) -> list[Need]:
     ref, section = recipe.models.writer, recipe.prompts
     if ref is None or section.writer != "transformers":
         return []
-    size = BYTES[section.dtype]
-    found = [Need("prompts", part.name, part.parameters, part.parameters * size) for part in parts_of(ref)]
-    config = parts_of(ref)[0].config
+    size, parts = BYTES[section.dtype], parts_of(ref)
+    found = [Need("prompts", part.name, part.parameters, part.parameters * size) for part in parts]
+    config = parts[0].config if parts else {}
     if "num_key_value_heads" in config:
-        head = config["hidden_size"] // config["num_attention_heads"]
+        head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
         per_token = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * head * size
         tokens = section.batch_chats * (CHAT_TOKENS + section.max_new_tokens)
-        found.append(Need("prompts", f"{parts_of(ref)[0].name}: keys and values", None, tokens * per_token))
+        found.append(Need("prompts", f"{parts[0].name}: keys and values", None, tokens * per_token))
     return found
 
 
@@ -149,7 +151,8 @@ def _generator_needs(recipe: Recipe) -> list[Need]:
         others = (recipe.render.views_per_set - 1) * tokens
         gathered = images * (2 * others + tokens + text) * 2 * channels * size
         found.append(Need("generate", "transformer: shared keys and values", None, gathered))
-    pixels = recipe.render.views_per_set * recipe.render.resolution**2
+    side_decoded = min(recipe.render.resolution, TILE) if section.vae_tiling else recipe.render.resolution
+    pixels = recipe.render.views_per_set * side_decoded**2
     found.append(Need("generate", "vae: decoding", None, pixels * vae["block_out_channels"][1] * DECODER_VALUES * size))
     return found
 

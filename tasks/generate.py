@@ -65,7 +65,7 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
             out.fail(sample.key, "no_prompts", f"the prompts stage failed object {render.object_id}")
             continue
         chosen = prompts_of_set(prompts[render.object_id].prompts, render.set_id, ctx.recipe.render.views_per_set)
-        request = request_of(ctx, sample, render, chosen)
+        request = request_of(ctx, sample, render, chosen, prompts[render.object_id].appearance)
         try:
             model.check(request, settings)
         except ValueError as error:
@@ -92,7 +92,9 @@ def prompts_of_set(prompts: list[Prompt], set_id: str, k: int) -> list[Prompt]:
     return mixed[number * k : (number + 1) * k]
 
 
-def request_of(ctx: StageContext, sample: Sample, render: RenderRecord, prompts: list[Prompt]) -> SetRequest:
+def request_of(
+    ctx: StageContext, sample: Sample, render: RenderRecord, prompts: list[Prompt], appearance: str | None = None
+) -> SetRequest:
     """Everything the generator needs for one set: from the rendered views, or without any from the words."""
     section = ctx.recipe.generate
     texts = tuple(_told(section, prompt) for prompt in prompts)
@@ -100,7 +102,8 @@ def request_of(ctx: StageContext, sample: Sample, render: RenderRecord, prompts:
         seed_for(ctx.recipe.seed, "generate", sample_id_of(render.set_id, index)) for index in range(len(prompts))
     )
     if not render.views:
-        return SetRequest(prompts=texts, seeds=seeds, subject=render.category)
+        subject = appearance if section.mask_words == "appearance" and appearance else render.category
+        return SetRequest(prompts=texts, seeds=seeds, subject=subject)
     depths, masks, cameras = [], [], []
     for index, view in enumerate(render.views):
         depths.append(decode_depth16(sample.files[f"{index}.depth.png"], view.near, view.far))

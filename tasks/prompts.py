@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from data.assets.subjects import series_of
 from data.ids import canonical_json
 from data.records import AssetRecord, Prompt, PromptRecord
 from data.shards import ShardIndex, ShardWriter, read_all, write_atomic
@@ -16,7 +18,17 @@ from models.prompts.writers import open_writer
 
 
 def plan(ctx: StageContext) -> list[ShardSpec]:
-    return chunk(ctx.index("assets").keys, ctx.recipe.prompts.shard_size)
+    """One key per object. Subjects of one series share a shard, however large: their looks are asked for together."""
+    keys, size = ctx.index("assets").keys, ctx.recipe.prompts.shard_size
+    if ctx.recipe.assets.source != "subjects":
+        return chunk(keys, size)
+    shards: list[list[str]] = [[]]
+    for _, series in groupby(sorted(keys), key=series_of):
+        own = list(series)
+        if shards[-1] and len(shards[-1]) + len(own) > size:
+            shards.append([])
+        shards[-1] += own
+    return [ShardSpec(number, tuple(own)) for number, own in enumerate(shards) if own]
 
 
 def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
@@ -31,7 +43,16 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     assets = [AssetRecord.model_validate(sample.record) for sample in ctx.read("assets", spec.keys)]
     looks = appearances(writer, [asset for asset in assets if asset.mesh_sha256 is None], limits, ctx.recipe.seed)
     orders = [
-        Order(asset.object_id, asset.caption, asset.category, wanted[asset.split], asset.attributes) for asset in assets
+        # Where there is no mesh, the mask comes from the attention to the category: every prompt must have that word.
+        Order(
+            asset.object_id,
+            asset.caption,
+            asset.category,
+            wanted[asset.split],
+            asset.attributes,
+            names=(asset.category,) if asset.mesh_sha256 is None else (),
+        )
+        for asset in assets
     ]
     for asset, written in zip(assets, write_validated(writer, orders, limits, ctx.recipe.seed), strict=True):
         look = looks.get(asset.object_id, Look(None))
@@ -61,8 +82,7 @@ class Look:
 
 
 def appearances(writer: CaptionWriter, assets: Sequence[AssetRecord], limits: Limits, seed: int) -> dict[str, Look]:
-    """The looks of objects without mesh. Those of one series are asked for at once, and each object takes its own:
-    the answer does not depend on which objects of the series are in this shard."""
+    """The looks of objects without mesh. Those of one series are asked for together, and each object takes its own."""
     series = {_series(asset): asset for asset in assets}
     orders = [
         Order(

@@ -1,5 +1,6 @@
-"""Score: quality, identity and text scores of every image of every set; nothing is decided here."""
+"""Score: quality, identity, context and text scores of every image of every set; nothing is decided here."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from data.records import GeneratedRecord, ImageScores, ScoreRecord
 from data.shards import Sample, ShardIndex, ShardWriter, read_all
 from data.stage import ShardSpec, StageContext, chunk
 from models import registry
+from models.scorers.crops import without_object
+from models.scorers.frame import clipped_share, cut_off_share, perceptual_hash, saturation
 from models.scorers.identity import cosine_pairs, mean_of_others
 
 ROLES = ("clip", "quality", "identity")
@@ -50,17 +53,24 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     quality_n = quality.scores(seen)
     crops = identity.embed(images, masks, background=True, batch=batch)
     cutouts = identity.embed(images, masks, background=False, batch=batch)
+    contexts = identity.embed([without_object(*both) for both in zip(images, masks, strict=True)], None, batch=batch)
     for record, own in sets:
-        pairs = cosine_pairs(crops[own])
+        pairs, context_pairs = cosine_pairs(crops[own]), cosine_pairs(contexts[own])
         values = {
             "quality": quality_n[own],
             "identity": mean_of_others(pairs),
             "identity_masked": mean_of_others(cosine_pairs(cutouts[own])),
             "clip_image": mean_of_others(cosine_pairs(seen[own])),
             "clip_text": text[own],
+            "background": mean_of_others(context_pairs),
+            "saturation": [saturation(image) for image in images[own]],
+            "clipped": [clipped_share(image) for image in images[own]],
+            "area": [mask.mean() for mask in masks[own]],
+            "cut_off": [cut_off_share(mask) for mask in masks[own]],
         }
+        hashes = [perceptual_hash(image) for image in images[own]]
         try:
-            scores = score_record(record, values, pairs)
+            scores = score_record(record, values, pairs, context_pairs, hashes)
         except ValidationError as error:
             out.fail(record.set_id, "score_out_of_range", str(error))
             continue
@@ -75,7 +85,13 @@ def _pictures(sample: Sample, record: GeneratedRecord) -> tuple[list[np.ndarray]
     )
 
 
-def score_record(record: GeneratedRecord, values: dict[str, np.ndarray], pairs_kk: np.ndarray) -> ScoreRecord:
+def score_record(
+    record: GeneratedRecord,
+    values: Mapping[str, Sequence[float] | np.ndarray],
+    pairs_kk: np.ndarray,
+    context_pairs_kk: np.ndarray,
+    hashes: Sequence[str],
+) -> ScoreRecord:
     """The rounded scores of one set; pydantic's ValidationError if one is out of its range or not a number."""
     return ScoreRecord(
         set_id=record.set_id,
@@ -85,6 +101,8 @@ def score_record(record: GeneratedRecord, values: dict[str, np.ndarray], pairs_k
             for place in range(len(record.samples))
         ],
         identity_pairs=[[_rounded(value) for value in row] for row in pairs_kk],
+        background_pairs=[[_rounded(value) for value in row] for row in context_pairs_kk],
+        hashes=list(hashes),
     )
 
 

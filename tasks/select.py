@@ -2,32 +2,47 @@
 
 The rule, in the order of thesis 5.3.3 ("First, we discard images with an aesthetic score below 6. Second, we use DINOv2
 features to compute pairwise similarity within each set, removing images whose average pairwise similarity falls below
-0.7"):
+0.7"), with further checks that are off unless the recipe sets them:
 
-1. An image below `min_quality` is dropped.
+1. An image that is no good by itself is dropped: below `min_quality`, more clipped than `max_clipped`, its object
+   smaller than `min_area` or cut off by more than `max_cut_off`, further from its prompt than `min_text`.
 2. Among the images left, one whose mean similarity to the others left is below `min_identity` is dropped. All means
-   are taken before any is dropped. So an image that quality dropped neither drags its set down nor holds it together.
-3. The images left are taken by falling quality (then by index); one that is more similar than `max_identity` to an
-   image already taken is dropped as its near-duplicate.
+   are taken before any is dropped. So an image that fell before neither drags its set down nor holds it together.
+3. The images left are taken by falling quality (then by index); one whose object is more similar than `max_identity`,
+   or whose background is more similar than `max_background`, to an image already taken is dropped: as its
+   near-duplicate, or since the context must change.
 4. A set with fewer than `min_images` left is dropped, and with it the images it still had.
+5. A set is dropped if `min_images` of its images look like those of an earlier kept set (`max_hash_distance`).
 
-An image may fail 1 only, 2 only or 3 only: it carries the reason at which it fell, with the value and the threshold.
+An image carries the reason at which it fell first, with the value and the threshold.
 """
 
 from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from configs.schema import Select
+from data.duplicates import Duplicate, duplicate_sets
 from data.ids import canonical_json
-from data.records import DecisionRecord, ImageDecision, Reason, ScoreRecord
-from data.shards import ShardIndex, ShardWriter, read_all
+from data.records import DecisionRecord, ImageDecision, ImageScores, Reason, ScoreRecord
+from data.shards import ShardIndex, ShardWriter, load_index, read_all
 from data.stage import ShardSpec, StageContext, chunk
 
-THRESHOLDS = ("min_quality", "min_identity", "max_identity", "min_images")
+THRESHOLDS = tuple(name for name in Select.model_fields if name.startswith(("min_", "max_")) and "failed" not in name)
 HISTOGRAM_BINS = 40
+OFF = {"min_text": -1.0, "max_background": 1.0, "max_clipped": 1.0, "min_area": 0.0, "max_cut_off": 1.0}
+"""Values of thresholds that every image passes."""
+ALONE = (
+    ("low_quality", "quality", "min_quality"),
+    ("clipped", "clipped", "max_clipped"),
+    ("small_object", "area", "min_area"),
+    ("cut_off", "cut_off", "max_cut_off"),
+    ("off_prompt", "clip_text", "min_text"),
+)
+"""Reason, score and threshold of the checks of one image by itself, in the order in which they are made."""
 
 
 def plan(ctx: StageContext) -> list[ShardSpec]:
@@ -35,24 +50,27 @@ def plan(ctx: StageContext) -> list[ShardSpec]:
 
 
 def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
+    section = ctx.recipe.select
+    repeated = _duplicates(ctx.output_dir("score"), ctx.signature, section) if section.max_hash_distance >= 0 else {}
     for sample in ctx.read("score", spec.keys):
-        out.add(sample.key, decide(ScoreRecord.model_validate(sample.record), ctx.recipe.select))
+        decision = decide(ScoreRecord.model_validate(sample.record), section)
+        if sample.key in repeated:
+            decision = _as_duplicate(decision, repeated[sample.key], section)
+        out.add(sample.key, decision)
 
 
 def decide(scores: ScoreRecord, section: Select) -> DecisionRecord:
-    """The decision on one set, by the rule above."""
+    """The decision on one set by itself, rules 1 to 4 above."""
     quality = [image.quality for image in scores.images]
-    pairs_kk = np.array(scores.identity_pairs)
-    reasons: dict[int, Reason] = {}
-    for image, value in enumerate(quality):
-        if value < section.min_quality:
-            reasons[image] = Reason(code="low_quality", value=value, threshold=section.min_quality)
-    means = _means(pairs_kk, [i for i in range(len(quality)) if i not in reasons])
+    identity_kk, context_kk = np.array(scores.identity_pairs), np.array(scores.background_pairs)
+    reasons = {place: reason for place, image in enumerate(scores.images) if (reason := _alone(image, section))}
+    means = _means(identity_kk, [i for i in range(len(quality)) if i not in reasons])
     for image, mean in means.items():
         if mean < section.min_identity:
             reasons[image] = Reason(code="low_identity", value=mean, threshold=section.min_identity)
     left = [image for image in range(len(quality)) if image not in reasons]
-    reasons |= _near_duplicates(pairs_kk, sorted(left, key=lambda i: (-quality[i], i)), section.max_identity)
+    best_first = sorted(left, key=lambda i: (-quality[i], i))
+    reasons |= _too_alike(best_first, identity_kk, context_kk, section)
     kept = len(quality) - len(reasons)
     of_set = []
     if kept < section.min_images:
@@ -73,22 +91,61 @@ def decide(scores: ScoreRecord, section: Select) -> DecisionRecord:
     )
 
 
+def _alone(image: ImageScores, section: Select) -> Reason | None:
+    for code, score, limit in ALONE:
+        value, threshold = getattr(image, score), getattr(section, limit)
+        if (value < threshold) if limit.startswith("min_") else (value > threshold):
+            return Reason(code=code, value=value, threshold=threshold)
+    return None
+
+
 def _means(pairs_kk: np.ndarray, left: list[int]) -> dict[int, float]:
     """Of each image that is left to the others left; none for one that is alone."""
     others = {image: [other for other in left if other != image] for image in left}
     return {image: round(float(np.mean(pairs_kk[image, own])), 6) for image, own in others.items() if own}
 
 
-def _near_duplicates(pairs_kk: np.ndarray, best_first: list[int], threshold: float) -> dict[int, Reason]:
+def _too_alike(
+    best_first: list[int], identity_kk: np.ndarray, context_kk: np.ndarray, section: Select
+) -> dict[int, Reason]:
+    """Images that repeat the object or the context of one that was taken before them."""
+    checks = (
+        ("near_duplicate", identity_kk, section.max_identity),
+        ("same_context", context_kk, section.max_background),
+    )
     found: dict[int, Reason] = {}
     taken: list[int] = []
     for image in best_first:
-        nearest = max((float(pairs_kk[image, other]) for other in taken), default=-1.0)
-        if nearest > threshold:
-            found[image] = Reason(code="near_duplicate", value=nearest, threshold=threshold)
+        for code, pairs_kk, threshold in checks:
+            nearest = max((float(pairs_kk[image, other]) for other in taken), default=-1.0)
+            if nearest > threshold:
+                found[image] = Reason(code=code, value=nearest, threshold=threshold)
+                break
         else:
             taken.append(image)
     return found
+
+
+@lru_cache(maxsize=2)
+def _duplicates(scores: Path, _signature: str, section: Select) -> dict[str, Duplicate]:
+    """Kept sets that nearly repeat an earlier kept set; found once per process, over the whole dataset."""
+    hashes = {}
+    for sample in read_all(scores, load_index(scores)):
+        record = ScoreRecord.model_validate(sample.record)
+        decision = decide(record, section)
+        if decision.kept:
+            verdicts = zip(record.hashes, decision.images, strict=True)
+            hashes[record.set_id] = [digits for digits, image in verdicts if image.kept]
+    return duplicate_sets(hashes, section.max_hash_distance, section.min_images)
+
+
+def _as_duplicate(decision: DecisionRecord, duplicate: Duplicate, section: Select) -> DecisionRecord:
+    reason = Reason(code="duplicate_set", value=duplicate.distance, threshold=section.max_hash_distance)
+    images = [
+        image.model_copy(update={"kept": False, "reasons": image.reasons or [reason]}) for image in decision.images
+    ]
+    changes = {"kept": False, "images": images, "reasons": [reason], "duplicate_of": duplicate.other}
+    return decision.model_copy(update=changes)
 
 
 def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, Any]:
@@ -127,26 +184,31 @@ def _share(part: int, whole: int) -> float | None:
 def histograms(scored: list[tuple[ScoreRecord, DecisionRecord]], thresholds: dict[str, float]) -> dict[str, Any]:
     """Score -> `edges` (bins + 1), `all` and `kept` counts per bin, and the `thresholds` that lie on its axis.
 
-    `identity` is the mean that was decided on, of the images that have one. `identity_pair` counts every pair of a set
-    once; a pair is kept when both its images are.
+    `identity` is the mean that was decided on, of the images that have one. `identity_pair` and `background_pair` count
+    every pair of a set once; a pair is kept when both its images are. A threshold that lets all pass is left out.
     """
     lines = {
-        "quality": {"min_quality": thresholds["min_quality"]},
-        "identity": {"min_identity": thresholds["min_identity"]},
-        "identity_pair": {"max_identity": thresholds["max_identity"]},
-        "identity_masked": {},
-        "clip_image": {},
-        "clip_text": {},
+        "quality": ("min_quality",),
+        "identity": ("min_identity",),
+        "identity_pair": ("max_identity",),
+        "background_pair": ("max_background",),
+        "identity_masked": (),
+        "clip_image": (),
+        "clip_text": ("min_text",),
+        "area": ("min_area",),
+        "cut_off": ("max_cut_off",),
+        "saturation": (),
+        "clipped": ("max_clipped",),
     }
     graphs = {}
     for name, marks in lines.items():
-        values, kept = _pairs(scored) if name == "identity_pair" else _values(scored, name)
+        values, kept = _pairs(scored, name) if name.endswith("_pair") else _values(scored, name)
         edges = _edges(values)
         graphs[name] = {
             "edges": [round(float(edge), 6) for edge in edges],
             "all": np.histogram(values, edges)[0].tolist(),
             "kept": np.histogram([v for v, keep in zip(values, kept, strict=True) if keep], edges)[0].tolist(),
-            "thresholds": marks,
+            "thresholds": {mark: thresholds[mark] for mark in marks if thresholds[mark] != OFF.get(mark)},
         }
     return graphs
 
@@ -166,11 +228,11 @@ def _values(scored: list[tuple[ScoreRecord, DecisionRecord]], name: str) -> tupl
     return [value for value, _ in there], [keep for _, keep in there]
 
 
-def _pairs(scored: list[tuple[ScoreRecord, DecisionRecord]]) -> tuple[list[float], list[bool]]:
+def _pairs(scored: list[tuple[ScoreRecord, DecisionRecord]], name: str) -> tuple[list[float], list[bool]]:
     values, kept = [], []
     for record, decision in scored:
         for second in range(len(record.images)):
             for first in range(second):
-                values.append(record.identity_pairs[first][second])
+                values.append(getattr(record, f"{name}s")[first][second])
                 kept.append(decision.images[first].kept and decision.images[second].kept)
     return values, kept

@@ -74,6 +74,8 @@ class Handler(BaseHTTPRequestHandler):
             self._complete(f"Sure! Here are the captions:\n{GOOD}\nLet me know if you need more mugs!")
         elif act == "filtered":
             self._complete("", "content_filter")
+        elif act == "pondered":
+            self._complete(None, "length")
         elif act == "silent":
             self._complete(None)
         else:

@@ -4,7 +4,7 @@ import numpy as np
 
 from data.ids import sample_id_of, set_id_of
 from data.images import encode_png
-from data.records import GeneratedRecord, SampleRecord
+from data.records import GeneratedRecord, ImageScores, SampleRecord, ScoreRecord
 
 PROMPTS = ("a red mug on the beach", "a red mug in snow", "a red mug next to a blue ball")
 
@@ -48,3 +48,34 @@ def random_set(object_id, seed, size=32, count=3, **more):
         row, column = rng.integers(0, size // 2, 2)
         mask[row : row + size // 2, column : column + size // 3] = True
     return generated(object_id, rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8), masks, **more)
+
+
+def image_scores(quality, **changes):
+    """Scores of an image that only its quality can cost its place."""
+    values = {
+        "identity": 0.8,
+        "identity_masked": 0.7,
+        "clip_image": 0.6,
+        "clip_text": 0.25,
+        "background": 0.3,
+        "saturation": 0.4,
+        "clipped": 0.02,
+        "area": 0.2,
+        "cut_off": 0.0,
+    }
+    return ImageScores(quality=quality, **(values | changes))
+
+
+def score_record(set_id, images, identity_pairs, background=0.3, hashes=None):
+    """Every two backgrounds are alike by `background`; hashes are far from each other and from those of other sets."""
+    count = len(images)
+    rng = np.random.default_rng(list(set_id.encode()))
+    pairs = [[1.0 if row == column else background for column in range(count)] for row in range(count)]
+    return ScoreRecord(
+        set_id=set_id,
+        object_id=set_id.rpartition("-s")[0],
+        images=images,
+        identity_pairs=identity_pairs,
+        background_pairs=pairs,
+        hashes=hashes or [rng.bytes(8).hex() for _ in range(count)],
+    )

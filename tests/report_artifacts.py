@@ -5,12 +5,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from generated_sets import image_scores, score_record
 
 from configs.schema import Recipe, load_recipe
 from data.ids import canonical_json, sample_id_of, set_id_of
 from data.images import encode_png
 from data.provenance import make_statement, statement_path, write_statement
-from data.records import AssetRecord, GeneratedRecord, ImageScores, PromptRecord, SampleRecord, ScoreRecord
+from data.records import AssetRecord, GeneratedRecord, PromptRecord, SampleRecord
 from data.shards import Receipt, ShardWriter
 from data.stage import StageContext
 from flows.engine import publish
@@ -126,14 +127,11 @@ def generated_set(name: str, size: int, prompt: str, depth: bool = True):
 def scored_set(name: str, dropped: bool):
     rng = np.random.default_rng(list(name.encode()))
     quality = [4.5, 5.2, 7.1] if dropped else rng.uniform(6.2, 8, 3).round(3).tolist()
-    images = [
-        ImageScores(quality=value, identity=0.8, identity_masked=0.7, clip_image=0.6, clip_text=0.25)
-        for value in quality
-    ]
+    images = [image_scores(value) for value in quality]
     pairs = [[1.0 if row == column else 0.8 for column in range(3)] for row in range(3)]
     return (
         set_id_of(name, 0),
-        ScoreRecord(set_id=set_id_of(name, 0), object_id=name, images=images, identity_pairs=pairs),
+        score_record(set_id_of(name, 0), images, pairs),
         {},
     )
 

@@ -22,6 +22,8 @@ class SubjectsSource:
     def __init__(self, categories: Mapping[str, Sequence[str]], per_kind: int) -> None:
         self._assets: dict[str, AssetCandidate] = {}
         for category, kinds in categories.items():
+            if not re.search(r"[a-zA-Z]", category) or not all(re.search(r"[a-zA-Z]", kind) for kind in kinds):
+                raise SourceError(f"assets.subjects: {category!r}: {list(kinds)}; categories and kinds must be words")
             for kind in kinds or (category,):
                 for number in range(per_kind):
                     self._add(_describe(category, kind, number, per_kind))
@@ -41,6 +43,11 @@ class SubjectsSource:
 
     def fetch(self, candidate: AssetCandidate) -> None:
         """There is no mesh."""
+
+
+def series_of(object_id: str) -> str:
+    """The part of a subject's id that it shares with the others of its kind."""
+    return object_id.rpartition("-")[0]
 
 
 def _describe(category: str, kind: str, number: int, per_kind: int) -> AssetCandidate:

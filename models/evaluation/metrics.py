@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from models.scorers.clip import ClipScorer
+from models.scorers.frame import clipped_share, saturation
 from models.scorers.identity import IdentityScorer
 from models.scorers.segmenter import Segmenter
 
@@ -76,16 +77,6 @@ def text_scores(
 
 def geometric_mean(identity: float, text: float) -> float:
     return math.sqrt(max(0.0, identity) * max(0.0, text))
-
-
-def saturation(image: np.ndarray) -> float:
-    """Mean HSV saturation of a uint8 (H, W, 3) image: (max - min) / max per pixel, 0 for black."""
-    high, low = image.max(axis=2).astype(np.float64), image.min(axis=2)
-    return float(np.mean((high - low) / np.maximum(high, 1)))
-
-
-def clipped_share(image: np.ndarray) -> float:
-    return float(np.mean((image == 0) | (image == 255)))
 
 
 def image_metrics(image: np.ndarray, identity: float, text: float, object_found: bool) -> ImageMetrics:

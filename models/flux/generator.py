@@ -41,7 +41,7 @@ class FluxGenerator(FluxModel):
                     "allowed: full"
                 )
             for prompt in request.prompts:
-                token_span(self.tokenizer_2, prompt + settings.prompt_suffix, request.subject)
+                self._span(prompt + settings.prompt_suffix, request.subject)
         if settings.warp != "none" and request.size > 1 and request.correspondences is None:
             raise ValueError(f"correspondences is None; warp {settings.warp!r} needs them, or warp 'none'")
         for name, stack in (("depth", request.depth), ("masks", request.masks)):
@@ -101,12 +101,16 @@ class FluxGenerator(FluxModel):
         if requests[0].subject is None:
             return None
         spans = [
-            token_span(self.tokenizer_2, prompt + settings.prompt_suffix, str(request.subject))
+            self._span(prompt + settings.prompt_suffix, str(request.subject))
             for request in requests
             for prompt in request.prompts
         ]
         height, width = self.token_grid(settings.height, settings.width)
         return ObjectAttention(spans, self.tokenizer_2.model_max_length, height * width)
+
+    def _span(self, prompt: str, subject: str) -> list[int]:
+        with self.reading:
+            return token_span(self.tokenizer_2, prompt, subject)
 
     def _masks(self, observed: ObjectAttention, settings: GenerateSettings, size: int) -> list[np.ndarray]:
         """(K, height, width) bool per set: every token of the last mask as a square of pixels."""

@@ -17,6 +17,8 @@ from models.flux.layout import image_ids, pack, text_ids, unpack
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LONGEST_PROMPT = 4096
+TILE_LATENTS = 64
+"""Side of a tile of a tiled decoding, in latents: 512 pixels of FLUX."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,12 @@ class FluxModel:
         self.device: torch.device = transformer.device
         self._offloaded = False
         self._working = RLock()
+        self.reading = RLock()
+        """Held around every use of a tokenizer: its padding and truncation are state that threads would share."""
         self.latent_channels: int = vae.config.latent_channels
         self.token_pixels: int = 2 * 2 ** (len(vae.config.block_out_channels) - 1)
+        # diffusers' own tiles are as large as the images FLUX was trained on, which saves nothing.
+        vae.tile_latent_min_size, vae.tile_sample_min_size = TILE_LATENTS, TILE_LATENTS * self.token_pixels // 2
         token_channels = 4 * self.latent_channels
         wide = transformer.config.in_channels
         if wide not in (token_channels, 2 * token_channels):
@@ -147,7 +153,9 @@ class FluxModel:
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """ValueError if T5 would have to cut a prompt. CLIP, which gives one vector, does cut (at 77 in FLUX)."""
         limit = self.tokenizer_2.model_max_length
-        for prompt, ids in zip(prompts, self.tokenizer_2(list(prompts)).input_ids, strict=True):
+        with self.reading:
+            counted = self.tokenizer_2(list(prompts)).input_ids
+        for prompt, ids in zip(prompts, counted, strict=True):
             if len(ids) > limit:
                 raise ValueError(f"prompt has {len(ids)} tokens; allowed: {limit}: {prompt!r}")
 
@@ -159,16 +167,17 @@ class FluxModel:
     @torch.no_grad()
     def _encode_prompts(self, prompts: Sequence[str]) -> TextEmbeddings:
         self.check_prompts(prompts)
-        clip_ids, t5_ids = (
-            tokenizer(
-                list(prompts),
-                padding="max_length",
-                max_length=tokenizer.model_max_length,
-                truncation=True,
-                return_tensors="pt",
-            ).input_ids.to(self.device)
-            for tokenizer in (self.tokenizer, self.tokenizer_2)
-        )
+        with self.reading:
+            clip_ids, t5_ids = (
+                tokenizer(
+                    list(prompts),
+                    padding="max_length",
+                    max_length=tokenizer.model_max_length,
+                    truncation=True,
+                    return_tensors="pt",
+                ).input_ids.to(self.device)
+                for tokenizer in (self.tokenizer, self.tokenizer_2)
+            )
         return TextEmbeddings(
             sequence=self.text_encoder_2(t5_ids)[0].to(self.dtype),
             pooled=self.text_encoder(clip_ids).pooler_output.to(self.dtype),

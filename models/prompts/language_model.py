@@ -7,7 +7,8 @@ from models.prompts.chat import Answer, Chat, ChatModel, ChatSettings
 from models.prompts.instructions import conversation
 from models.prompts.writer import Ask, Draft
 
-_REASONING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+_REASONING = re.compile(r"\A.*</think>|<think>.*\Z", re.DOTALL)
+"""What a model thinks aloud; the opening mark may stand in its prompt already."""
 
 
 class LanguageModelWriter:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Self
 
 import torch
@@ -28,6 +29,7 @@ class LocalChat:
         if tokenizer.chat_template is None:
             raise ValueError("its tokenizer has no chat template; use an instruct model")
         self.model, self.tokenizer = model.requires_grad_(False).eval(), tokenizer
+        self._reading = Lock()  # padding is state of the tokenizer
         end = model.generation_config.eos_token_id
         ends = end if isinstance(end, list) else [end]
         self._ends = [token for token in ends if token is not None] or [tokenizer.eos_token_id]
@@ -49,13 +51,14 @@ class LocalChat:
         return answers
 
     def _complete(self, chats: Sequence[Chat], settings: ChatSettings) -> list[Answer]:
-        inputs = self.tokenizer.apply_chat_template(
-            [list(chat.messages) for chat in chats],
-            add_generation_prompt=True,
-            padding=True,
-            return_dict=True,
-            return_tensors="pt",
-        ).to(self.model.device)
+        with self._reading:
+            inputs = self.tokenizer.apply_chat_template(
+                [list(chat.messages) for chat in chats],
+                add_generation_prompt=True,
+                padding=True,
+                return_dict=True,
+                return_tensors="pt",
+            ).to(self.model.device)
         choose = LogitsProcessorList()
         if settings.temperature > 0:
             choose = LogitsProcessorList(

@@ -13,6 +13,7 @@ from data.ids import canonical_json, digest_of
 from data.shards import write_atomic
 from models.prompts.chat import Answer, Chat, ChatError, ChatSettings
 
+STATUS = "HTTP "
 FINISHED = {"stop": None, "length": "truncated", "content_filter": "refused"}
 """finish_reason -> problem of the answer."""
 
@@ -45,15 +46,26 @@ class ServerChat:
             asked = {name: pool.submit(self._answer, name, body) for name, body in bodies.items()}
             try:
                 answers = {name: future.result() for name, future in asked.items()}
-            except ChatError:
+            except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
+        self._check_not_all_refused(list(answers.values()))
         return [answers[digest_of(self._body(chat, settings))] for chat in chats]
+
+    def _check_not_all_refused(self, answers: list[Answer]) -> None:
+        """A setting that the server has not is no fault of an object: it would refuse all of them, one by one."""
+        statuses = [answer for answer in answers if answer.text.startswith(STATUS)]
+        if len(statuses) > 1 and len(statuses) == len(answers):
+            fix = "check max_new_tokens, temperature and the model's context against what the server takes"
+            raise self._error("refused every request", statuses[0].text, fix, transient=False)
 
     def models(self) -> list[str]:
         """What the server says it serves."""
-        with self._told():
-            return sorted(model.id for model in self._client.models.list())
+        try:
+            with self._told():
+                return sorted(model.id for model in self._client.models.list())
+        except openai.APIStatusError as error:
+            raise self._error("does not list its models", error, "check llm_base_url", transient=False) from error
 
     def _body(self, chat: Chat, settings: ChatSettings) -> dict[str, Any]:
         return {
@@ -85,10 +97,12 @@ class ServerChat:
                 reply = self._client.chat.completions.create(**body)
                 choice = reply.choices[0]
                 text, reason = choice.message.content, choice.finish_reason
-        except openai.APIStatusError as error:
-            return {"text": error.message, "finish_reason": f"status {error.status_code}"}
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            return {"text": f"{STATUS}{error.status_code}: {error.message}", "finish_reason": "refused by status"}
         if reason == "content_filter":
             text = text or "content_filter"
+        if reason == "length" and text is None:
+            text = ""  # all of it was spent on reasoning that is not shown
         if not isinstance(text, str):
             raise self._error("gave an answer without text", reason, "check the model")
         return {
@@ -119,8 +133,11 @@ class ServerChat:
         except openai.NotFoundError as error:
             fix = f"name a model of this server in place of {self.model!r}, or correct llm_base_url (it ends in /v1)"
             raise self._error("said 404", error, fix, transient=False) from error
-        except openai.APIStatusError:
+        except (openai.BadRequestError, openai.UnprocessableEntityError):
             raise
+        except openai.APIStatusError as error:
+            fix = "check that llm_base_url is a server of OpenAI's protocol (it ends in /v1)"
+            raise self._error(f"said {error.status_code}", error, fix, transient=False) from error
         except (openai.APIError, json.JSONDecodeError, AttributeError, TypeError, IndexError) as error:
             raise self._error("gave no such answer", error, "check that llm_base_url is such a server") from error
 

@@ -13,6 +13,8 @@ from models.prompts.naming import mentions, object_names
 from models.prompts.writer import Ask, CaptionWriter, Draft
 
 MAX_SENTENCES = 2
+MOST_AT_ONCE = 20
+"""Captions in one ask, and captions that are said to be there already: what fits an answer, and a context."""
 
 _CHATTER = re.compile(
     r"\b(?:let me know|feel free|here(?:'s| is| are) (?:the|a|an|some|your|my|\w+ (?:background )?captions?)|as an ai"
@@ -42,6 +44,8 @@ class Order:
     category: str
     wanted: Mapping[str, int]
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    """Nouns of which a caption must hold one; none: those of `object_names`."""
 
 
 @dataclass(frozen=True)
@@ -75,26 +79,30 @@ class _OpenOrder:
 
     def __init__(self, order: Order) -> None:
         self.order = order
-        self.names = object_names(order.object_caption, order.category)
+        self.names = order.names or object_names(order.object_caption, order.category)
         self.accepted: dict[str, list[Prompt]] = {kind: [] for kind in order.wanted}
         self.rejected: list[Rejected] = []
         self.seen: set[str] = set()
 
     def asks(self, number: int, seed: int) -> list[Ask]:
+        """What is missing, at most MOST_AT_ONCE captions an ask, each with a seed of its own."""
         order, made = self.order, tuple(prompt.text for own in self.accepted.values() for prompt in own)
-        return [
-            Ask(
-                object_caption=order.object_caption,
-                category=order.category,
-                kind=kind,
-                n=count - len(self.accepted[kind]),
-                seed=seed_for(seed_for(seed, f"prompts/{kind}", order.object_id), "prompts", str(number)),
-                attributes=order.attributes,
-                avoid=made,
-            )
-            for kind, count in order.wanted.items()
-            if count > len(self.accepted[kind])
-        ]
+        found = []
+        for kind, count in order.wanted.items():
+            own_seed = seed_for(seed, f"prompts/{kind}", order.object_id)
+            for part, start in enumerate(range(len(self.accepted[kind]), count, MOST_AT_ONCE)):
+                found.append(
+                    Ask(
+                        object_caption=order.object_caption,
+                        category=order.category,
+                        kind=kind,
+                        n=min(MOST_AT_ONCE, count - start),
+                        seed=seed_for(own_seed, "prompts", f"{number}.{part}" if part else str(number)),
+                        attributes=order.attributes,
+                        avoid=made[-MOST_AT_ONCE:],
+                    )
+                )
+        return found
 
     def take(self, kind: str, drafts: Sequence[Draft], limits: Limits) -> None:
         for draft in drafts:

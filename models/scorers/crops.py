@@ -34,3 +34,8 @@ def square_crop(image: np.ndarray, mask: np.ndarray, background: bool = True) ->
     x0, x1 = max(left, 0), min(left + side, image.shape[1])
     crop[y0 - top : y1 - top, x0 - left : x1 - left] = image[y0:y1, x0:x1]
     return crop
+
+
+def without_object(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The image uint8 (H, W, 3) with grey where `mask` bool (H, W) has the object: its context alone."""
+    return np.where(mask[..., None], np.uint8(GREY), image)

@@ -14,6 +14,11 @@ TITLES = {
     "identity_masked": "identity, background masked",
     "clip_image": "CLIP image: mean to the rest of the set",
     "clip_text": "CLIP text: image and prompt",
+    "background_pair": "similarity of every pair of backgrounds",
+    "area": "object share of the frame",
+    "cut_off": "share of the object's outline on the border",
+    "saturation": "saturation",
+    "clipped": "share of values 0 or 255",
 }
 
 

@@ -54,7 +54,16 @@ class SetView:
 
 
 PICTURES = (("depth.png", "depth condition"), ("mask.png", "object mask"), ("png", "generated image"))
-SCORE_OF_REASON = {"low_quality": "quality", "low_identity": "identity", "near_duplicate": "identity"}
+SCORE_OF_REASON = {
+    "low_quality": "quality",
+    "clipped": "clipped",
+    "small_object": "area",
+    "cut_off": "cut_off",
+    "off_prompt": "clip_text",
+    "low_identity": "identity",
+    "near_duplicate": "identity",
+    "same_context": "background",
+}
 
 
 def choose(decisions: Sequence[DecisionRecord], count: int) -> list[str]:

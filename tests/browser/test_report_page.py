@@ -53,7 +53,7 @@ def test_every_section_is_visible_with_something_in_it(opened):
     for anchor, _ in report.CONTENTS:
         box = page.locator(f"section#{anchor}").bounding_box()
         assert box["height"] > 60, anchor
-    assert page.locator("section#scores svg.chart").count() == 6
+    assert page.locator("section#scores svg.chart").count() == 11
     assert page.locator("section#training svg.chart").count() == 3
     assert page.locator("section#evaluation table").count() == 6
 

@@ -85,6 +85,18 @@ def test_objects_in_words_exclude_what_needs_a_mesh(override: str, words: str) -
         load_recipe("miniature-deformable", (override,))
 
 
+@pytest.mark.parametrize(
+    ("recipe", "override", "words"),
+    [
+        ("flux-deformable", "prompts.writer=grammar", "does not know what the subjects look like"),
+        ("flux-rigid", "assets.eval_share=0.1", r"eval_share is 0\.1 and models\.segmenter is not set"),
+    ],
+)
+def test_what_would_fail_after_days_is_refused_at_once(recipe: str, override: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_recipe(recipe, (override,))
+
+
 def test_two_mistakes_are_both_named() -> None:
     with pytest.raises(ConfigError, match=r"seed is -1.*generate\.steps is 1"):
         load_recipe("miniature", ("seed=-1", "generate.steps=1"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.schema import Runtime
+from configs.schema import Runtime, load_resolved
 from data.images import decode_mask, decode_png
 from data.published import PublishedRecord
 from data.records import GeneratedRecord, PromptRecord
@@ -15,11 +15,13 @@ from flows.graph import load_graph
 from flows.runners import serial
 from flows.verify import verify
 from flows.workspace import choose_recipe, prepare_workspace
+from tasks.inspect_set import UnknownSetError, inspect_set
 
 RUNTIME = Runtime(runner="thread", workers=1, device="cpu", min_free_disk_gb=0)
 SMALL = (
     "assets.count=6",
     "generate.steps=6",
+    "generate.msa=true",
     "select.min_quality=-10",
     "select.min_identity=-1",
     "train.steps=2",
@@ -67,7 +69,12 @@ def test_masks_come_with_the_images_without_depth(workspace: Path) -> None:
 
 
 def test_the_ablation_without_details_is_told_the_published_prompt(workspace: Path, tmp_path: Path) -> None:
-    prepare_workspace(tmp_path, choose_recipe(tmp_path, "miniature-deformable", (*SMALL, "generate.appearance=false")))
+    prepare_workspace(
+        tmp_path,
+        choose_recipe(
+            tmp_path, "miniature-deformable", (*SMALL, "generate.appearance=false", "generate.mask_words=noun")
+        ),
+    )
     for stage in ("assets", "prompts", "render", "generate"):
         run_stage(stage, tmp_path, RUNTIME, serial)
     plain, told = (records(folder, "generate", GeneratedRecord) for folder in (tmp_path, workspace))
@@ -79,6 +86,16 @@ def test_the_ablation_without_details_is_told_the_published_prompt(workspace: Pa
 def pictures(workspace: Path) -> dict[str, bytes]:
     folder = workspace / "artifacts" / "generate"
     return {sample.key: sample.files["0.png"] for sample in read_all(folder, load_index(folder))}
+
+
+def test_a_set_without_views_is_shown_with_the_mask_of_its_attention(workspace: Path) -> None:
+    key = load_index(workspace / "artifacts" / "generate").keys[0]
+    seen = inspect_set(workspace, key, load_resolved(workspace / "configs" / "recipe.yaml"))
+    told = "\n".join(seen.lines)
+    assert "appearance   " in told and "published  " in told and "overlap" not in told
+    assert decode_png(seen.picture).shape[0] > 500
+    with pytest.raises(UnknownSetError, match=f"no set 'nothing'; there are .*{key[:4]}"):
+        inspect_set(workspace, "nothing", load_resolved(workspace / "configs" / "recipe.yaml"))
 
 
 def test_the_rest_of_the_pipeline_takes_it_and_it_verifies(workspace: Path) -> None:

@@ -5,10 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors import safe_open
 
 from benchmarks.reproducibility import compare
+from data.images import decode_png
 from data.shards import load_index, read_all, sha256_file
 
 SMALL = (
@@ -55,6 +57,18 @@ def test_every_image_asked_for_is_there_scored_and_decided_on(workspace: Path) -
     assert load_index(artifacts / "score").keys == made.keys == load_index(artifacts / "select").keys
     for sample in read_all(artifacts / "generate", made):
         assert {"0.png", "1.png", "2.png", "0.mask.png"} <= set(sample.files)
+
+
+def test_a_set_can_be_looked_at_from_all_sides(workspace: Path) -> None:
+    key = load_index(workspace / "artifacts" / "generate").keys[0]
+    shown = syncd(workspace, "inspect", key)
+    assert shown.returncode == 0, shown.stderr
+    for words in ("decision", "scores", "overlap", "told", "hash", f"{key}.png"):
+        assert words in shown.stdout
+    picture = decode_png((workspace / "artifacts" / "inspect" / f"{key}.png").read_bytes())
+    assert picture.shape[0] > 900 and np.ptp(picture) > 200
+    wrong = syncd(workspace, "inspect", key[:-1] + "7")
+    assert wrong.returncode == 1 and f"for example {key}" in wrong.stderr
 
 
 def test_checkpoint_names_the_dataset_it_was_trained_on(workspace: Path) -> None:

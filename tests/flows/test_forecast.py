@@ -6,10 +6,10 @@ RIGID = load_recipe("flux-rigid")
 
 def test_keys_and_shards_of_every_stage_follow_from_the_number_of_objects() -> None:
     keys = expected_keys(RIGID, 75_000)
-    assert (keys["prompts"], keys["render"], keys["generate"], keys["evaluate"]) == (75_000, 150_000, 148_500, 750)
+    assert (keys["prompts"], keys["render"], keys["generate"], keys["evaluate"]) == (75_000, 150_000, 150_000, 0)
     assert expected_shards(RIGID, "prompts", keys["prompts"]) == 2344
     assert expected_shards(RIGID, "render", keys["render"]) == 2344, "both sets of an object are in one shard"
-    assert expected_shards(RIGID, "generate", keys["generate"]) == 9282
+    assert expected_shards(RIGID, "generate", keys["generate"]) == 9375
     assert (expected_shards(RIGID, "train", 1), expected_shards(RIGID, "report", 0)) == (1, 0)
 
 

@@ -1,11 +1,18 @@
 """Appearances: asked for by series, one for each object, in what the model is told and in no published prompt."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import stage_runs
+
+from configs.schema import load_recipe
+from data.assets.base import AssetCandidate
+from data.assets.subjects import SubjectsSource
 from data.records import AssetRecord
 from models.prompts.grammar import GrammarWriter
 from models.prompts.validate import Limits
 from models.prompts.writer import Ask, Draft
+from tasks import prompts
 from tasks.prompts import Look, appearances
 
 LIMITS = Limits(min_words=3, max_words=60, max_rounds=2)
@@ -58,11 +65,23 @@ def test_each_object_of_a_series_takes_its_own_look() -> None:
     ]
 
 
-def test_it_does_not_depend_on_what_else_is_in_the_shard() -> None:
-    (alone,) = appearances(first := Breeder(), [cat("tabby", 1)], LIMITS, 7).values()
-    among = appearances(second := Breeder(), [cat("siamese", 0), cat("tabby", 0), cat("tabby", 1)], LIMITS, 7)
-    assert among["cat-tabby-1"] == alone
-    assert first.asks[0] == second.asks[1]
+def test_a_series_is_never_cut(tmp_path: Path) -> None:
+    recipe = load_recipe("flux-deformable", ("prompts.shard_size=4",))
+    source = SubjectsSource({"bee": (), "cat": ("tabby", "siamese"), "dog": ()}, 3)
+    records = [(asset.id, record_of(asset), {}) for asset in source.candidates()]
+    stage_runs.write_input(tmp_path, "assets", records, recipe, shard_size=20)
+    specs = prompts.plan(stage_runs.context("prompts", recipe, tmp_path, ("assets",)))
+    assert [sorted({key[:-4] for key in spec.keys}) for spec in specs] == [
+        ["bee"],
+        ["cat-siamese"],
+        ["cat-tabby"],
+        ["dog"],
+    ]
+    assert sorted(key for spec in specs for key in spec.keys) == [key for key, _, _ in records]
+
+
+def record_of(asset: AssetCandidate) -> AssetRecord:
+    return cat("x", 0).model_copy(update={"object_id": asset.id, "category": asset.category})
 
 
 def test_an_object_behind_the_last_look_says_why_it_has_none() -> None:

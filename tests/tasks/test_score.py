@@ -12,6 +12,7 @@ from data.images import decode_mask, decode_png
 from data.records import ScoreRecord
 from data.shards import read_all
 from models import registry
+from models.scorers.frame import clipped_share, cut_off_share, perceptual_hash, saturation
 from models.scorers.quality import QualityHead, save_quality_head
 from tasks import score
 
@@ -48,6 +49,10 @@ def test_scores_are_those_of_the_scorers_on_each_set_alone(recipe, tmp_path):
         masks = [decode_mask(files[f"{index}.mask.png"]) for index in range(3)]
         seen, told = clip.embed_images(images), clip.embed_texts([sample.prompt for sample in record.samples])
         crops, cutouts = identity.embed(images, masks), identity.embed(images, masks, background=False)
+        greyed = [image.copy() for image in images]
+        for image, mask in zip(greyed, masks, strict=True):
+            image[mask] = 128
+        contexts = identity.embed(greyed, None)
         for i, found in enumerate(scores[key].images):
             rest = [j for j in range(3) if j != i]
             assert found.quality == pytest.approx(quality.scores(seen[i : i + 1])[0], abs=1e-5)
@@ -55,7 +60,14 @@ def test_scores_are_those_of_the_scorers_on_each_set_alone(recipe, tmp_path):
             assert found.clip_image == pytest.approx(np.mean([seen[i] @ seen[j] for j in rest]), abs=1e-5)
             assert found.identity == pytest.approx(np.mean([crops[i] @ crops[j] for j in rest]), abs=1e-5)
             assert found.identity_masked == pytest.approx(np.mean([cutouts[i] @ cutouts[j] for j in rest]), abs=1e-5)
+            assert found.background == pytest.approx(np.mean([contexts[i] @ contexts[j] for j in rest]), abs=1e-5)
+            assert found.area == pytest.approx(masks[i].mean(), abs=1e-6)
+            assert found.clipped == pytest.approx(clipped_share(images[i]), abs=1e-6)
+            assert found.saturation == pytest.approx(saturation(images[i]), abs=1e-6)
+            assert found.cut_off == pytest.approx(cut_off_share(masks[i]), abs=1e-6)
+            assert scores[key].hashes[i] == perceptual_hash(images[i])
             for j in range(3):
+                assert scores[key].background_pairs[i][j] == pytest.approx(contexts[i] @ contexts[j], abs=1e-5)
                 assert scores[key].identity_pairs[i][j] == pytest.approx(crops[i] @ crops[j], abs=1e-5)
 
 
@@ -79,6 +91,16 @@ def test_the_same_object_before_other_backgrounds_is_alike_only_when_masked(reci
     for found in scores["cup-s0"].images:
         assert found.identity_masked == 1.0
         assert found.identity < 0.99999
+
+
+def test_another_object_in_the_same_place_has_the_same_context(recipe, tmp_path):
+    rng = np.random.default_rng(3)
+    scene, mask = rng.integers(0, 255, (32, 32, 3), np.uint8), np.zeros((32, 32), bool)
+    mask[8:24, 8:24] = True
+    images = [np.where(mask[..., None], rng.integers(0, 255, (32, 32, 3), np.uint8), scene) for _ in range(3)]
+    scores, _ = run(recipe, tmp_path, [generated("cup", images, [mask] * 3)])
+    for found in scores["cup-s0"].images:
+        assert found.background == 1.0 and found.identity_masked < 0.99999
 
 
 def test_scores_do_not_depend_on_how_sets_are_sharded_or_batched(recipe, tmp_path):

@@ -4,11 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from generated_sets import image_scores, score_record
 from stage_runs import context, run_stage, write_input
 
 from configs.schema import Select, load_recipe
-from data.records import DecisionRecord, ImageScores, ScoreRecord
-from data.shards import ShardError, read_all, sha256_file
+from data.records import DecisionRecord
+from data.shards import ShardError, load_index, read_all, sha256_file
 from tasks import select
 
 LIMITS = Select(min_quality=6.0, min_identity=0.7, max_identity=0.98, min_images=2)
@@ -21,11 +22,8 @@ def scored(quality, pairs, key="cup-s0"):
     upper[np.triu_indices(count, 1)] = pairs
     matrix = np.eye(count) + upper + upper.T
     means = (matrix.sum(axis=1) - 1) / (count - 1)
-    images = [
-        ImageScores(quality=value, identity=mean, identity_masked=0.5, clip_image=0.5, clip_text=0.2)
-        for value, mean in zip(quality, means.tolist(), strict=True)
-    ]
-    return ScoreRecord(set_id=key, object_id=key[:-3], images=images, identity_pairs=matrix.tolist())
+    images = [image_scores(value, identity=mean) for value, mean in zip(quality, means.tolist(), strict=True)]
+    return score_record(key, images, matrix.tolist())
 
 
 def outcome(decision):
@@ -113,6 +111,70 @@ def test_near_duplicates_never_survive_together_and_dropping_was_needed():
         assert all(any(pairs[i, j] > 0.98 for j in left) for i in duplicates)
 
 
+@pytest.mark.parametrize(
+    ("scores", "limit", "code", "threshold"),
+    [
+        ({"clipped": 0.3}, {"max_clipped": 0.25}, "clipped", 0.25),
+        ({"area": 0.05}, {"min_area": 0.1}, "small_object", 0.1),
+        ({"cut_off": 0.5}, {"max_cut_off": 0.2}, "cut_off", 0.2),
+        ({"clip_text": 0.1}, {"min_text": 0.2}, "off_prompt", 0.2),
+    ],
+)
+def test_checks_of_an_image_by_itself_are_off_until_the_recipe_sets_them(scores, limit, code, threshold):
+    images = [image_scores(7), image_scores(7), image_scores(7, **scores)]
+    record = score_record("cup-s0", images, np.full((3, 3), 0.8).tolist())
+    assert outcome(select.decide(record, LIMITS)) == [KEPT, KEPT, KEPT]
+    decision = select.decide(record, LIMITS.model_copy(update=limit))
+    assert outcome(decision) == [KEPT, KEPT, code]
+    (reason,) = decision.images[2].reasons
+    assert (reason.value, reason.threshold) == (next(iter(scores.values())), threshold)
+    worse = [image_scores(5, **scores), *images[:2]]
+    first = select.decide(score_record("cup-s0", worse, np.full((3, 3), 0.8).tolist()), LIMITS.model_copy(update=limit))
+    assert outcome(first) == [LOW_QUALITY, KEPT, KEPT], "the reason is the one at which it fell first"
+
+
+def test_of_two_images_in_the_same_context_the_better_stays():
+    record = scored([7, 8, 7.5], [0.8, 0.8, 0.8])
+    context = [[1.0, 0.95, 0.2], [0.95, 1.0, 0.3], [0.2, 0.3, 1.0]]
+    record = record.model_copy(update={"background_pairs": context})
+    assert outcome(select.decide(record, LIMITS)) == [KEPT, KEPT, KEPT]
+    decision = select.decide(record, LIMITS.model_copy(update={"max_background": 0.9}))
+    assert outcome(decision) == ["same_context", KEPT, KEPT]
+    assert (decision.images[0].reasons[0].value, decision.images[0].reasons[0].threshold) == (0.95, 0.9)
+
+
+def test_a_set_that_repeats_an_earlier_kept_one_is_dropped_by_name(tmp_path):
+    recipe = load_recipe("miniature", ("select.shard_size=1", "select.min_quality=6", "select.max_hash_distance=2"))
+    alike = ["00000000000000ff", "ffff000000000000", "0f0f0f0f0f0f0f0f"]
+    near = ["00000000000000fe", "ffff000000000003", "123456789abcdef0"]
+    full = np.full((3, 3), 0.8).tolist()
+    good, bad = [image_scores(7)] * 3, [image_scores(5)] * 3
+    records = [
+        score_record("a-s0", bad, full, hashes=alike),  # not kept, so it takes nobody's place
+        score_record("b-s0", good, full, hashes=alike),
+        score_record("c-s0", good, full),
+        score_record("d-s0", good, full, hashes=near),
+        score_record("e-s0", [image_scores(7), image_scores(5), image_scores(7)], full, hashes=near),  # one match left
+    ]
+    write_input(tmp_path, "score", [(record.set_id, record, {}) for record in records], recipe)
+    ctx = context("select", recipe, tmp_path, ("score",))
+    run_stage(select, ctx)
+    found = {
+        sample.key: DecisionRecord.model_validate(sample.record)
+        for sample in read_all(ctx.output_dir("select"), load_index(ctx.output_dir("select")))
+    }
+    assert {key: decision.kept for key, decision in found.items()} == {
+        "a-s0": False,
+        "b-s0": True,
+        "c-s0": True,
+        "d-s0": False,
+        "e-s0": True,
+    }
+    assert found["d-s0"].duplicate_of == "b-s0"
+    assert [(r.code, r.value, r.threshold) for r in found["d-s0"].reasons] == [("duplicate_set", 1.0, 2.0)]
+    assert outcome(found["d-s0"]) == ["duplicate_set"] * 3
+
+
 @pytest.fixture
 def workspace(tmp_path):
     recipe = load_recipe("miniature", ("select.shard_size=2",))
@@ -136,7 +198,15 @@ def test_summary_counts_what_was_kept_and_dropped_by_reason(workspace):
     assert summary["sets"] == 3 and summary["kept_sets"] == 2 and summary["set_yield"] == 0.6667
     assert summary["images"] == 9 and summary["kept_images"] == 5 and summary["image_yield"] == 0.5556
     assert summary["dropped_images"] == {"low_quality": 3, "set_too_small": 1}
-    assert summary["thresholds"] == {"min_quality": 6.0, "min_identity": 0.7, "max_identity": 0.98, "min_images": 2}
+    thresholds = summary["thresholds"]
+    assert {
+        "min_quality": 6.0,
+        "min_identity": 0.7,
+        "max_identity": 0.98,
+        "min_images": 2,
+    }.items() <= thresholds.items()
+    assert select.OFF.items() <= thresholds.items() and thresholds["max_hash_distance"] == -1
+    assert "max_failed_fraction" not in thresholds
 
 
 def test_decisions_are_also_one_json_line_each(workspace):
@@ -167,7 +237,13 @@ def test_histograms_hold_every_image_and_pair_once(workspace):
         "identity_masked": (9, 5),
         "clip_image": (9, 5),
         "clip_text": (9, 5),
+        "background_pair": (9, 4),
+        "area": (9, 5),
+        "cut_off": (9, 5),
+        "saturation": (9, 5),
+        "clipped": (9, 5),
     }
+    assert graphs["area"]["thresholds"] == {}, "a threshold that lets all pass is no line in the picture"
     assert graphs["quality"]["thresholds"] == {"min_quality": 6.0}
     assert graphs["identity_pair"]["thresholds"] == {"max_identity": 0.98}
     edges, counts = graphs["quality"]["edges"], graphs["quality"]["all"]

@@ -7,14 +7,14 @@ import re
 
 import pytest
 import webdataset
-from generated_sets import random_set
+from generated_sets import image_scores, random_set, score_record
 from stage_runs import context, run_stage, write_input
 
 from configs.schema import load_recipe
 from data.ids import split_of
 from data.published import PublishedRecord
 from data.reader import ShardReader, decode_set
-from data.records import AssetRecord, ImageScores, ScoreRecord
+from data.records import AssetRecord
 from data.shards import read_all
 from tasks import select, shard
 
@@ -38,12 +38,8 @@ def asset(name, split, licence="CC0-1.0"):
 
 
 def scores(set_id, quality):
-    images = [
-        ImageScores(quality=value, identity=0.8, identity_masked=0.7, clip_image=0.6, clip_text=0.2)
-        for value in quality
-    ]
     pairs = [[1.0 if i == j else 0.8 for j in range(3)] for i in range(3)]
-    return ScoreRecord(set_id=set_id, object_id=set_id[:-3], images=images, identity_pairs=pairs)
+    return score_record(set_id, [image_scores(value) for value in quality], pairs)
 
 
 QUALITY = {"cup": (7, 5, 8), "jug": (5, 5, 8), "vase": (7, 7, 5)}

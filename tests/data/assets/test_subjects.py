@@ -22,7 +22,11 @@ def test_every_kind_gives_its_objects_in_series() -> None:
 
 @pytest.mark.parametrize(
     ("subjects", "message"),
-    [({}, "assets.subjects is empty"), ({"cat": ("red-tabby", "red tabby")}, "give the same id 'cat-red-tabby-000'")],
+    [
+        ({}, "assets.subjects is empty"),
+        ({"cat": ("--",)}, "categories and kinds must be words"),
+        ({"cat": ("red-tabby", "red tabby")}, "give the same id 'cat-red-tabby-000'"),
+    ],
 )
 def test_a_list_that_cannot_be_used_is_refused(subjects: dict[str, tuple[str, ...]], message: str) -> None:
     with pytest.raises(SourceError, match=message):

@@ -3,7 +3,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.evaluation.metrics import clipped_share, identity_scores, image_metrics, saturation, text_scores
+from models.evaluation.metrics import identity_scores, image_metrics, text_scores
+from models.scorers.frame import clipped_share, saturation
 
 
 def solid(*colour: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from models.prompts.writer import Ask, Draft
 
 LIMITS = Limits(min_words=4, max_words=60, max_rounds=4)
 WRITER = GrammarWriter()
+CONTEXTS = [kind for kind in GRAMMAR_KINDS if kind != "appearance"]
 
 
 def drafts(
@@ -73,7 +74,7 @@ def test_an_unchanged_object_answers_the_colour_question_wrong() -> None:
         assert " red mug" not in fact["answer"]
 
 
-@pytest.mark.parametrize("kind", GRAMMAR_KINDS)
+@pytest.mark.parametrize("kind", CONTEXTS)
 def test_captions_of_the_miniature_pass_every_check_and_stay_in_its_vocabulary(kind: str) -> None:
     words = set(vocabulary())
     for spec in all_specs(1)[::97]:
@@ -94,14 +95,14 @@ def test_captions_of_the_miniature_pass_every_check_and_stay_in_its_vocabulary(k
         ("an adorable owl", "owl"),
     ],
 )
-@pytest.mark.parametrize("kind", GRAMMAR_KINDS)
+@pytest.mark.parametrize("kind", CONTEXTS)
 def test_captions_from_elsewhere_pass_every_check(object_caption: str, category: str, kind: str) -> None:
     written = validated(object_caption, category, kind, 5)
     assert (len(written.prompts), written.rejected, written.problem) == (5, (), None)
     assert all(". " not in prompt.text and not prompt.text.startswith("The") for prompt in written.prompts)
 
 
-@pytest.mark.parametrize("kind", GRAMMAR_KINDS)
+@pytest.mark.parametrize("kind", CONTEXTS)
 def test_facts_hold_the_caption_among_captions_that_differ_in_one_respect(kind: str) -> None:
     for draft in drafts(kind, 6, 2):
         assert len(draft.facts) >= 2
@@ -132,10 +133,17 @@ def test_an_object_that_needs_more_captions_than_there_are_fails_by_name() -> No
     assert re.match(r"10 of 12 scene captions for 'a striped mug' .* duplicate", str(problem))
 
 
-@pytest.mark.parametrize("kind", ["style", "appearance"])
-def test_a_kind_it_has_no_words_for_is_refused_with_the_fix(kind: str) -> None:
-    with pytest.raises(ValueError, match=f"'{kind}': the grammar writes scene, other_object, .* set its count to 0"):
-        drafts(kind, 1)
+def test_a_kind_it_has_no_words_for_is_refused_with_the_fix() -> None:
+    with pytest.raises(ValueError, match=r"'style': the grammar writes scene, other_object, .* set its count to 0"):
+        drafts("style", 1)
+
+
+def test_the_appearance_is_what_the_world_knows_of_the_object() -> None:
+    (told,) = drafts(
+        "appearance", 1, object_caption="a mug", attributes={"full_caption": "a red mug with a blue handle"}
+    )
+    assert told.text == "a red mug with a blue handle"
+    assert [draft.text for draft in drafts("appearance", 1, object_caption="a yellow duck")] == ["a yellow duck"]
 
 
 def test_spread_uses_fresh_values_while_there_are_any_and_then_all_combinations() -> None:

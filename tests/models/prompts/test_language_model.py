@@ -60,6 +60,8 @@ def test_answers_are_read_line_by_line_without_what_was_thought_aloud() -> None:
     answer = Answer("<think>a mug\nhm</think>\n\n1. A mug on a beach.\n\n2. A mug in rain.")
     assert [draft.text for draft in drafts_of(answer)] == ["1. A mug on a beach.", "2. A mug in rain."]
     assert drafts_of(Answer("<think>never comes to an end")) == []
+    (draft,) = drafts_of(Answer("The user wants mugs.\n</think>\nA mug in snow."))  # opened in the prompt
+    assert draft.text == "A mug in snow."
 
 
 def test_of_a_truncated_answer_the_last_line_cannot_be_trusted() -> None:

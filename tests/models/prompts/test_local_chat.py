@@ -4,7 +4,7 @@ import pytest
 import torch
 from chat_model import save_chat_model
 from chat_server import GOOD
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from configs.schema import ModelRef
 from models import registry
@@ -44,6 +44,28 @@ def test_each_chat_has_its_own_randomness_whatever_is_beside_it(model: LocalChat
     assert model.complete(chats(1, 2, 3, 4, 5), WILD) == together
     assert model.complete(chats(4), WILD) + model.complete(chats(2), WILD) == [together[3], together[1]]
     assert model.complete(chats(1, 2, 3, 4, 5), ChatSettings(2.0, 1.0, 24, batch=2)) == together
+
+
+def test_what_is_beside_a_chat_does_not_reach_its_answer(tmp_path: Path) -> None:
+    """With a model that looks at everything before it, padding included if that were not masked."""
+    tokenizer = AutoTokenizer.from_pretrained(save_chat_model(tmp_path / "small", GOOD, steps=0))
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.6,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    full = LocalChat(LlamaForCausalLM(config), tokenizer)
+    short, long = (Chat(({"role": "user", "content": "a mug " * count},), 1) for count in (1, 9))
+    settings = ChatSettings(temperature=0, max_new_tokens=24)
+    together = full.complete([short, long], settings)
+    assert together == full.complete([short], settings) + full.complete([long], settings)
+    assert together[0] != together[1], "it does look at the question"
 
 
 def test_the_global_generator_is_left_alone(model: LocalChat) -> None:

@@ -106,6 +106,35 @@ def test_one_request_that_the_server_will_not_have_does_not_stop_the_others(tmp_
     assert len(list(tmp_path.iterdir())) == 2, "an HTTP error is not kept as an answer"
 
 
+@pytest.mark.parametrize("act", ["400", "422"])
+def test_a_server_that_refuses_every_request_is_one_error(act: str) -> None:
+    with serving(*[act] * 9) as server, pytest.raises(ChatError, match=rf"refused every request: HTTP {act}") as caught:
+        client(server).complete([chat(1), chat(2), chat(3)], SETTINGS)
+    assert not caught.value.transient and "max_new_tokens" in str(caught.value)
+
+
+def test_any_other_status_is_an_error_with_its_fix() -> None:
+    with serving("405") as server, pytest.raises(ChatError, match=r"said 405.*ends in /v1") as caught:
+        client(server).complete([chat()], SETTINGS)
+    assert not caught.value.transient
+
+
+def test_an_answer_spent_on_hidden_reasoning_is_truncated() -> None:
+    with serving("pondered") as server:
+        assert client(server).complete([chat()], SETTINGS) == [Answer("", "truncated")]
+
+
+def test_an_error_of_the_disk_stops_the_other_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("models.prompts.server_chat.write_atomic", full)
+    with serving() as server:
+        with pytest.raises(OSError, match="No space left"):
+            client(server, tmp_path, concurrency=1).complete([chat(seed) for seed in range(50)], SETTINGS)
+        assert len(server.requests) < 10
+
+
 def test_asking_again_costs_nothing(tmp_path: Path) -> None:
     chats = [chat(seed) for seed in range(5)]
     with serving("truncated") as server:

@@ -125,6 +125,25 @@ def test_objects_and_kinds_are_asked_for_together_and_only_what_is_missing_again
     assert [prompt.text for prompt in two.prompts] == ["a mug in a forest"]
 
 
+def test_large_orders_are_asked_for_in_parts_with_seeds_of_their_own() -> None:
+    places = [f"a mug on hill {number}" for number in range(45)]
+    writer = Scripted(places[:20], places[20:40], places[40:])
+    (written,) = run(writer, mugs(scene=45))
+    (asks,) = writer.rounds
+    assert [ask.n for ask in asks] == [20, 20, 5] and len({ask.seed for ask in asks}) == 3
+    assert len(written.prompts) == 45
+    again = Scripted(places[:20], [], [], [], [], [], [])
+    run(again, mugs(scene=45))
+    assert [ask.avoid for ask in again.rounds[1]] == [tuple(places[:20])] * 2
+
+
+def test_an_order_may_say_which_nouns_count() -> None:
+    order = Order("bear-1", "a polar bear", "polar bear", {"scene": 1}, names=("polar bear",))
+    (written,) = run(Scripted(["A bear on a rock."], ["A polar bear on a rock."]), order)
+    assert [item.reason for item in written.rejected] == ["no_object"]
+    assert [prompt.text for prompt in written.prompts] == ["A polar bear on a rock."]
+
+
 def test_seeds_follow_from_object_kind_and_round_alone() -> None:
     alone, among = Scripted(["a mug on a beach"]), Scripted(["a mug on a beach"], ["a mug in a forest"])
     run(alone, mugs("mug-2", scene=1))

@@ -1,0 +1,225 @@
+"""`syncd ablate data`: rows of the data pipeline against each other, on the same objects, prompts, views and noise.
+
+Every seed has a workspace of its own. Rows differ in the generate section alone, so the stages before are made once,
+and shards of a row that were finished before are taken as they are: a stopped ablation goes on where it was.
+"""
+
+import base64
+import csv
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from configs.schema import CONFIGS, ConfigError, Recipe, load_recipe
+from data.images import decode_mask, decode_png
+from data.records import ScoreRecord
+from data.shards import load_index, read_all, write_atomic
+from flows.graph import load_graph
+from flows.history import receipts_in, work_folder
+from flows.inputs import resolve_paths
+from flows.workspace import locked, prepare_workspace
+from models import registry
+from models.evaluation.ablation import MEASURES, Run, difference, summary, yield_of
+from models.scorers.frame import colour_affinity
+from models.scorers.identity import cosine_pairs, mean_of_others
+
+LAST_STAGE = "select"
+BASE = "full"
+TITLES = {
+    "identity": "identity",
+    "identity_masked": "identity, background masked",
+    "colour": "affinity of colours",
+    "quality": "quality",
+    "clip_text": "image and prompt",
+}
+
+
+def rows_of(branch: str, wanted: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Row -> recipe changes. `wanted`: groups or rows of configs/ablations.yaml; the base row is always first.
+
+    ConfigError for a name that is neither.
+    """
+    groups = yaml.safe_load((CONFIGS / "ablations.yaml").read_text(encoding="utf-8"))[branch]
+    every = {name: changes for rows in groups.values() for name, changes in rows.items()}
+    chosen = {BASE: every[BASE]}
+    for name in wanted:
+        if name == "all":
+            chosen |= every
+        elif name in groups:
+            chosen |= groups[name]
+        elif name in every:
+            chosen[name] = every[name]
+        else:
+            raise ConfigError(
+                f"ablation row {name!r} is not known; groups: all, {', '.join(groups)}; rows: {', '.join(every)}"
+            )
+    return chosen
+
+
+def ablate(
+    recipe: str,
+    overrides: Sequence[str],
+    wanted: Sequence[str],
+    seeds: Sequence[int],
+    folder: Path,
+    run_stage: Callable[[str, Path], object],
+    tell: Callable[[str], None] = lambda line: None,
+) -> list[Run]:
+    """Run every row under every seed, up to selection, each stage by `run_stage(stage, workspace)`.
+
+    Raises what stages raise; finished shards are kept.
+    """
+    base = load_recipe(recipe, tuple(overrides))
+    branch = "deformable" if base.assets.in_words else "rigid"
+    runs = []
+    for row, changes in rows_of(branch, wanted).items():
+        for seed in seeds:
+            changed = [f"{key}={yaml.safe_dump(value).splitlines()[0]}" for key, value in changes.items()]
+            variant = load_recipe(recipe, (*overrides, f"seed={seed}", *changed))
+            runs.append(_run(row, seed, variant, folder / f"seed-{seed}", run_stage))
+            means = ", ".join(f"{measure} {runs[-1].mean(measure):.3f}" for measure in MEASURES[:3])
+            tell(f"{row}, seed {seed}: {len(runs[-1].values)} sets, {means}")
+    return runs
+
+
+def _run(row: str, seed: int, recipe: Recipe, folder: Path, run_stage: Callable[[str, Path], object]) -> Run:
+    workspace = prepare_workspace(folder, resolve_paths(recipe, Path.cwd(), folder.resolve()))
+    with locked(workspace):
+        for stage in load_graph(workspace).until(LAST_STAGE):
+            run_stage(stage, workspace)
+    artifacts = workspace / "artifacts"
+    pictures = {sample.key: sample for sample in read_all(artifacts / "generate", load_index(artifacts / "generate"))}
+    finder = _Finder(recipe) if recipe.assets.in_words else None
+    values = {}
+    for sample in read_all(artifacts / "score", load_index(artifacts / "score")):
+        record = ScoreRecord.model_validate(sample.record)
+        files = pictures[sample.key].files
+        images = [decode_png(files[f"{place}.png"]) for place in range(len(record.images))]
+        masks = [decode_mask(files[f"{place}.mask.png"]) for place in range(len(record.images))]
+        own = {name: float(np.mean([getattr(i, name) for i in record.images])) for name in MEASURES if name != "colour"}
+        if finder is not None:
+            masks = finder.masks(images)
+            own |= finder.identity(images, masks)
+        values[sample.key] = {**own, "colour": colour_affinity(images, masks)}
+    if not values:
+        raise ConfigError(f"ablation: {row}, seed {seed}: no set was scored; take more objects (--objects)")
+    selected = load_index(artifacts / LAST_STAGE).summary
+    signature = load_index(artifacts / "generate").signature
+    receipts = receipts_in(work_folder(workspace, "generate", signature))
+    seconds = sum(float(receipt.run.get("seconds", 0.0)) for receipt in receipts)
+    return Run(row, seed, values, selected["image_yield"], selected["set_yield"], seconds)
+
+
+class _Finder:
+    """Where the objects of sets without mesh are, by the segmenter: one measure for rows whose own masks differ."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        if recipe.models.segmenter is None:
+            raise ConfigError("models.segmenter is not set; rows of objects without mesh are compared by its masks")
+        self._segmenter = registry.load(recipe.models.segmenter, "cpu", "float32")
+        self._identity = registry.load(recipe.models.identity, "cpu", "float32")
+
+    def masks(self, images: list[np.ndarray]) -> list[np.ndarray]:
+        """Of every image; all of it where nothing is found."""
+        return [mask if mask.any() else np.ones_like(mask) for mask in self._segmenter.masks(images)]
+
+    def identity(self, images: list[np.ndarray], masks: list[np.ndarray]) -> dict[str, float]:
+        """Mean over all pairs, of crops with their background and without."""
+        names = {"identity": True, "identity_masked": False}
+        return {
+            name: float(mean_of_others(cosine_pairs(self._identity.embed(images, masks, background=background))).mean())
+            for name, background in names.items()
+        }
+
+
+def write_tables(runs: Sequence[Run], folder: Path, title: str) -> list[Path]:
+    """ablation.csv (one line a run), ablation.md and ablation.html (table and chart) in `folder`."""
+    paths = [folder / f"ablation.{ending}" for ending in ("csv", "md", "html")]
+    write_atomic(paths[0], as_csv(runs).encode())
+    write_atomic(paths[1], as_markdown(runs, title).encode())
+    write_atomic(paths[2], as_html(runs, title).encode())
+    write_atomic(folder / "ablation.png", chart(runs))
+    return paths
+
+
+def as_csv(runs: Sequence[Run]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["row", "seed", "sets", *MEASURES, "image_yield", "set_yield", "generate_seconds"])
+    for run in runs:
+        means = [f"{run.mean(measure):.6f}" for measure in MEASURES]
+        yields = [f"{run.image_yield:.4f}", f"{run.set_yield:.4f}", f"{run.seconds:.1f}"]
+        writer.writerow([run.row, run.seed, len(run.values), *means, *yields])
+    return out.getvalue()
+
+
+def table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: mean and 95 % interval of every measure, kept shares, difference from the base row."""
+    head = ["row", "sets", *(TITLES[measure] for measure in MEASURES), "images kept", "sets kept"]
+    head += [f"identity, masked, minus {BASE}"]
+    lines = []
+    for row in dict.fromkeys(run.row for run in runs):
+        count = sum(len(run.values) for run in runs if run.row == row)
+        images, sets = yield_of(runs, row)
+        gap = "" if row == BASE else _signed(difference(runs, row, BASE, "identity_masked"))
+        cells = [str(summary(runs, row, measure)) for measure in MEASURES]
+        lines.append([row, str(count), *cells, f"{images:.1%}", f"{sets:.1%}", gap])
+    return head, lines
+
+
+def _signed(gap: Any) -> str:
+    return f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
+
+
+def as_markdown(runs: Sequence[Run], title: str) -> str:
+    head, lines = table(runs)
+    rows = [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)]
+    seeds = sorted({run.seed for run in runs})
+    return "\n".join([f"# {title}", "", f"Seeds {', '.join(map(str, seeds))}. {NOTE}", "", *rows, ""])
+
+
+NOTE = (
+    "Means over the images of a set, then over sets, with 95 % bootstrap intervals over objects. Within a seed all "
+    "rows have the same objects, prompts, views and noise; differences are paired by set."
+)
+
+
+def chart(runs: Sequence[Run]) -> bytes:
+    """PNG: mean and interval of every row, a panel for each of the first three measures."""
+    rows = list(dict.fromkeys(run.row for run in runs))
+    figure = Figure(figsize=(11, 1.2 + 0.34 * len(rows)), dpi=110)
+    panels = figure.subplots(1, 3, sharey=True)
+    for axes, measure in zip(panels, MEASURES[:3], strict=True):
+        for place, row in enumerate(rows):
+            found = summary(runs, row, measure)
+            axes.plot([found.low, found.high], [place, place], color="#8fb0d9", linewidth=5, solid_capstyle="butt")
+            axes.plot(found.mean, place, "o", color="#1f5fa8", markersize=5)
+            for run in runs:
+                if run.row == row:
+                    axes.plot(run.mean(measure), place, "|", color="#333333", markersize=9)
+        axes.set_title(TITLES[measure], fontsize=9)
+        axes.set_yticks(range(len(rows)), rows, fontsize=8)
+        axes.tick_params(axis="x", labelsize=8)
+        axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    panels[0].invert_yaxis()
+    figure.tight_layout()
+    canvas, buffer = FigureCanvasAgg(figure), io.BytesIO()
+    canvas.print_png(buffer)
+    return buffer.getvalue()
+
+
+def as_html(runs: Sequence[Run], title: str) -> str:
+    head, lines = table(runs)
+    folder = Path(__file__).parent
+    environment = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined)
+    picture = base64.b64encode(chart(runs)).decode()
+    return environment.get_template("ablation.html.j2").render(
+        title=title, note=NOTE, head=head, rows=lines, picture=picture
+    )
