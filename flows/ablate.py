@@ -7,6 +7,7 @@ and shards of a row that were finished before are taken as they are: a stopped a
 import base64
 import csv
 import io
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from configs.schema import CONFIGS, ConfigError, Recipe, load_recipe
+from configs.schema import CONFIGS, ConfigError, Recipe, Runtime, load_recipe
 from data.images import decode_mask, decode_png
 from data.records import ScoreRecord
 from data.shards import load_index, read_all, write_atomic
@@ -61,6 +62,28 @@ def rows_of(branch: str, wanted: Sequence[str]) -> dict[str, dict[str, Any]]:
                 f"ablation row {name!r} is not known; groups: all, {', '.join(groups)}; rows: {', '.join(every)}"
             )
     return chosen
+
+
+def ablate_by_flows(
+    recipe: str,
+    overrides: Sequence[str],
+    wanted: Sequence[str],
+    seeds: Sequence[int],
+    folder: Path,
+    runtime: Runtime,
+    tell: Callable[[str], None],
+) -> list[Run]:
+    """`ablate` with every stage as a flow, within one flow: so all of them, and their workers, share a server."""
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+
+    from flows.stage import run_stage_flow
+
+    def body() -> list[Run]:
+        os.environ["PREFECT_API_URL"] = str(get_client(sync_client=True).api_url)
+        return ablate(recipe, overrides, wanted, seeds, folder, lambda *of: run_stage_flow(*of, runtime), tell)
+
+    return flow(body, name="ablate data", persist_result=False)()
 
 
 def ablate(

@@ -276,20 +276,15 @@ def ablate_data(
     """Rows of the data pipeline against each other (thesis Table 5.5): table, chart, and a line for every run."""
     import uuid
 
-    from flows.ablate import ablate, write_tables
     from flows.workspace import run_environment
 
     workspace.mkdir(parents=True, exist_ok=True)
     how = _runtime(runtime, workers)
     os.environ.update(run_environment(workspace.resolve(), how, run_id=str(uuid.uuid4())))
-    from flows.stage import run_stage_flow
+    from flows.ablate import ablate_by_flows, write_tables
 
     changed = (*(overrides or ()), *([f"assets.count={objects}"] if objects else []))
-
-    def run_stage(stage: str, folder: Path) -> None:
-        run_stage_flow(stage, folder, how)
-
-    runs = ablate(recipe, changed, rows or ["paper"], seeds or [0, 1, 2], workspace, run_stage, typer.echo)
+    runs = ablate_by_flows(recipe, changed, rows or ["paper"], seeds or [0, 1, 2], workspace, how, typer.echo)
     paths = write_tables(runs, workspace, f"Ablation of the data pipeline: {recipe}")
     typer.echo("\n" + paths[1].read_text(encoding="utf-8"))
     for path in paths:

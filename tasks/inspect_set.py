@@ -24,6 +24,7 @@ from tasks.reporting.sets import reason_text
 LINES = 12
 """Correspondences drawn for each pair of views."""
 INCHES = 2.4
+PAPER = 235
 MASK_COLOUR = np.array([230, 60, 60])
 
 
@@ -171,7 +172,7 @@ def _rows(
     rows: dict[str, list[np.ndarray]] = {}
     if render and render.views:
         count = range(len(render.views))
-        rows["rendered"] = [decode_png(files["render"][f"{view}.rgb.png"]) for view in count]
+        rows["rendered"] = [_on_paper(files["render"][f"{view}.rgb.png"]) for view in count]
     if made:
         own, places = files["generate"], [image.index for image in made.samples]
         if all(f"{place}.depth.png" in own for place in places):
@@ -186,6 +187,13 @@ def _rows(
     return rows
 
 
+def _on_paper(data: bytes) -> np.ndarray:
+    """A rendered view (RGBA) on light grey, so that its frame is seen."""
+    rgba = decode_png(data)
+    cover = rgba[..., 3:] / 255.0
+    return np.rint(cover * rgba[..., :3] + (1 - cover) * PAPER).astype(np.uint8)
+
+
 def _marked(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The image with the object in the colour of the mask, half transparent."""
     return np.where(mask[..., None], (image * 0.45 + MASK_COLOUR * 0.55).astype(np.uint8), image)
@@ -193,7 +201,7 @@ def _marked(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def _caption(scores: ImageScores, kept: bool) -> str:
     verdict = "kept" if kept else "dropped"
-    return f"{verdict}: quality {scores.quality:.2f}, identity {scores.identity:.2f}, text {scores.clip_text:.2f}"
+    return f"{verdict}: quality {scores.quality:.2f}\nidentity {scores.identity:.2f}, text {scores.clip_text:.2f}"
 
 
 def _draw_pair(
@@ -214,7 +222,7 @@ def _draw_pair(
     grid = recipe.generate.correspondence_grid
     found = correspond(depths[0], cameras[0], depths[1], cameras[1], grid=grid, tolerance=recipe.render.tolerance)
     for axes, view in zip(panels, (target, source), strict=True):
-        axes.imshow(decode_png(files[f"{view}.rgb.png"]), interpolation="nearest")
+        axes.imshow(_on_paper(files[f"{view}.rgb.png"]), interpolation="nearest")
         axes.set_axis_off()
     panels[0].set_title(
         f"views {target} and {source}: {found.share:.0%} of the grid corresponds", fontsize=7, loc="left"
