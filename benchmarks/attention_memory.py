@@ -1,6 +1,6 @@
 """Peak memory of finding masks in the attention, as layers and steps grow: it should not.
 
-    python -m benchmarks.attention_memory [--tokens 1024] [--layers 2 8 32] [--steps 2 8 32]
+    python -m benchmarks.attention_memory [--tokens 1024] [--layers 2 8 32] [--steps 2 8]
 
 A FLUX transformer with random weights, 3 images sampled with and without the observation, each in a process of its own.
 Peak is the most resident memory while sampling, above what the process had when the model was built. For comparison the
