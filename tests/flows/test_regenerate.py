@@ -109,7 +109,7 @@ def test_a_stage_that_fails_stops_the_walk_with_its_own_words_and_then_resumes(
     state = status(folder)[0]
     assert (state.state, state.shards, state.total_shards, state.keys, state.total_keys) == ("unfinished", 2, 4, 6, 10)
     rows = plan_table(make_plan(folder, RUNTIME, package="fake_tasks"))
-    assert rows[1][:4] == ["assets", "yes", "never run", "2/4"]
+    assert rows[1][:5] == ["assets", "yes", "never run", "10", "2/4"]
     assert rows[2][:3] == ["prompts", "yes", "never run; after assets"]
 
     no_trouble(folder)
