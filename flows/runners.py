@@ -63,6 +63,9 @@ def process(function: Callable[[Item], Any], jobs: Iterable[Item], runtime: Runt
         with ProcessPoolTaskRunner(
             max_workers=runtime.workers, initializer=start_worker, initargs=(runtime.threads_per_worker,)
         ) as pool:
+            # A worker that is killed may hold the lock of this queue for ever; without this, Python would wait for it
+            # at its exit.
+            pool._subprocess_message_queue.cancel_join_thread()
             yield from _drain(pool, function, batch, 2 * runtime.workers)
 
 

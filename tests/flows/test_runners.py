@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from fake_tasks import attempts
 from fake_workspace import RUNTIME, bare_workspace, digests, make_trouble
+from prefect import task_runners
 
 from configs.schema import Runtime
 from flows import engine, runners
@@ -105,3 +106,19 @@ def test_threads_per_shard_follow_from_the_plan_and_not_from_the_workers() -> No
         assert engine.threads_per_worker(runtime, 1) == os.cpu_count()
         assert engine.threads_per_worker(runtime, 1000) == 1
     assert engine.threads_per_worker(Runtime(threads_per_worker=3), 1000) == 3
+
+
+def test_python_does_not_wait_for_a_queue_that_a_killed_worker_may_have_locked(
+    prefect_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queues = []
+
+    class Watched(task_runners.ProcessPoolTaskRunner):
+        def __exit__(self, *of: object) -> None:
+            queues.append(self._subprocess_message_queue)
+            super().__exit__(*of)
+
+    monkeypatch.setattr(task_runners, "ProcessPoolTaskRunner", Watched)
+    assert len(list(runners.process(process_id, range(2), RUNTIME))) == 2
+    (queue,) = queues
+    assert queue._joincancelled and queue._jointhread is None
