@@ -36,12 +36,12 @@ def expected_shards(recipe: Recipe, stage: str, keys: int) -> int:
 
 
 def memory_table(recipe: Recipe, runtime: Runtime) -> list[list[str]]:
-    """Header and rows: what the prompts and generate stages hold on a device, and the sum; [] if it is not known."""
+    """Header and rows: what the prompts and generate stages hold on a device, and the sum; or why it is not known."""
+    rows = [["stage", "memory", "parameters", "GiB"]]
     try:
         found = needs(recipe)
-    except ModelError:
-        return []
-    rows = [["stage", "memory", "parameters", "GiB"]]
+    except ModelError as error:
+        return [*rows, ["", f"unknown: {error}", "", ""]]
     for stage in dict.fromkeys(need.stage for need in found):
         own = [need for need in found if need.stage == stage]
         rows += [[stage, need.what, _parameters(need), f"{need.bytes / GIB:.2f}"] for need in own]
@@ -53,8 +53,8 @@ def memory_table(recipe: Recipe, runtime: Runtime) -> list[list[str]]:
 def memory_json(recipe: Recipe, runtime: Runtime) -> dict[str, Any]:
     try:
         found = needs(recipe)
-    except ModelError:
-        return {}
+    except ModelError as error:
+        return {"unknown": str(error)}
     stages = dict.fromkeys(need.stage for need in found)
     return {
         stage: {

@@ -1,3 +1,7 @@
+from pathlib import Path
+
+import pytest
+
 from configs.schema import Runtime, load_recipe
 from flows.forecast import expected_keys, expected_shards, memory_json, memory_table
 
@@ -22,3 +26,11 @@ def test_memory_says_what_stays_and_what_offloading_saves() -> None:
     assert float(sums[1][3]) > 31 and 22.17 < float(sums[3][3]) < 26
     peaks = memory_json(RIGID, Runtime())
     assert peaks["generate"]["peak"] / 2**30 > 31 and set(peaks) == {"prompts", "generate"}
+
+
+def test_memory_that_is_not_known_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYNCD_MINIATURE_WEIGHTS", str(tmp_path))
+    recipe = load_recipe("miniature")
+    _, row = memory_table(recipe, Runtime())
+    assert "unknown: model miniature-flux: no folder" in row[1] and "syncd miniature train" in row[1]
+    assert "no folder" in memory_json(recipe, Runtime())["unknown"]
