@@ -97,11 +97,11 @@ def plan(
     chosen = choose_recipe(folder, recipe, tuple(overrides or ()))
     with planned_in(folder, chosen) as place:
         planned = make_plan(place, how, until)
-    _show(plan_table(planned), {"stages": plan_json(planned), "memory": memory_json(chosen, how)}, as_json)
-    memory = memory_table(chosen, how)
-    if memory and not as_json:
-        typer.echo()
-        _show(memory, None, as_json=False)
+    if as_json:
+        _show([], {"stages": plan_json(planned), "memory": memory_json(chosen, how)}, as_json)
+        return
+    for table in (plan_table(planned), memory_table(chosen, how)):
+        _show(table, None, as_json)
 
 
 @app.command()

@@ -41,7 +41,9 @@ class ServerChat:
 
     def complete(self, chats: Sequence[Chat], settings: ChatSettings) -> list[Answer]:
         """Answers in the order of the chats. After an error no new request is begun; what was answered is kept."""
-        bodies = {digest_of(body): body for chat in chats for body in (self._body(chat, settings),)}
+        asked_for = [self._body(chat, settings) for chat in chats]
+        names = [digest_of(body) for body in asked_for]
+        bodies = dict(zip(names, asked_for, strict=True))
         with ThreadPoolExecutor(self.concurrency) as pool:
             asked = {name: pool.submit(self._answer, name, body) for name, body in bodies.items()}
             try:
@@ -50,7 +52,7 @@ class ServerChat:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
         self._check_not_all_refused(list(answers.values()))
-        return [answers[digest_of(self._body(chat, settings))] for chat in chats]
+        return [answers[name] for name in names]
 
     def _check_not_all_refused(self, answers: list[Answer]) -> None:
         """A setting that the server has not is no fault of an object: it would refuse all of them, one by one."""
