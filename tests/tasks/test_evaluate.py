@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import stage_runs
 import tiny_flux
@@ -179,8 +180,7 @@ def test_files_and_summary_hold_the_numbers_of_the_records(recipe: Recipe, make_
     assert recipe.models.identity.revision in metrics["backbones"]["identity"]
     assert recipe.models.segmenter.revision in metrics["backbones"]["identity"]
     assert metrics["backbones"]["text"].startswith("clip_facts by tiny-clip@")
-    lines = [json.loads(line) for line in (folder / "images.jsonl").read_text().splitlines()]
-    assert len(lines) == 72
+    assert pq.read_table(folder / "images.parquet").num_rows == 72
     assert "clip_facts" in (folder / "table.md").read_text()
     assert (folder / "table.csv").read_text().startswith("row,kind,metric,mean")
 
