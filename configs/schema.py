@@ -233,6 +233,19 @@ Metric = Literal["clip_score", "clip_i", "dino", "dinov2_i", "copy_paste", "dive
 
 
 class Evaluate(Budget):
+    benchmark: Literal["held_out", "dreambooth", "customconcept101", "dreambench_plus"] = Field(
+        "held_out", description="held_out: objects of the dataset that were held out of training"
+    )
+    benchmark_folder: str | None = Field(None, description="where a published benchmark is, as it is published")
+    reference_masks: str | None = Field(
+        None, description="benchmark: folder of OBJECT/REFERENCE.png, non-zero on the object; none: found by models"
+    )
+    resolution: Annotated[int, Field(ge=32, le=2048, multiple_of=16)] = Field(
+        512, description="benchmark: side of references (their middle square) and images; held_out has render's"
+    )
+    external: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.+]*$")], str] = Field(
+        {}, description="row -> folder of images made elsewhere: OBJECT/pPROMPT.sSEED.png, or a manifest.csv or .json"
+    )
     objects: Annotated[int, Field(ge=0)] = Field(0, description="held-out objects to use, 0 for all")
     references: Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1)] = (1, 3)
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
@@ -324,6 +337,11 @@ class Recipe(Section):
                 f"{'not set' if models.detector is None else models.detector.name}; SAM needs a detector, and only SAM "
                 "takes one"
             )
+        if section.benchmark != "held_out":
+            self._check_benchmark()
+        taken = sorted({"base", "copy", "ours", "plain"} & set(section.external))
+        if taken:
+            raise ValueError(f"evaluate.external names a row {taken[0]}, as the evaluation's own is called; rename it")
         if "dino" in section.metrics and models.dino is None:
             raise ValueError("evaluate.metrics names dino, and models.dino is not set; name the model there")
         if section.text_metric == "tifa" and models.vqa is None:
@@ -332,6 +350,24 @@ class Recipe(Section):
             raise ValueError(
                 "evaluate.text_metric is tifa, and nothing asks its questions; set evaluate.questions to a file, or "
                 "name a language model as models.writer"
+            )
+
+    def _check_benchmark(self) -> None:
+        section = self.evaluate
+        if section.benchmark_folder is None:
+            raise ValueError(
+                f"evaluate.benchmark is {section.benchmark}, and evaluate.benchmark_folder is not set; download the "
+                "benchmark and name its folder there"
+            )
+        if self.models.segmenter is None:
+            raise ValueError(
+                f"evaluate.benchmark is {section.benchmark}, and models.segmenter is not set; name one (SAM with "
+                "models.detector) to find the objects in images"
+            )
+        if section.text_metric == "clip_facts":
+            raise ValueError(
+                f"evaluate.text_metric is clip_facts, and prompts of {section.benchmark} carry no facts; allowed: "
+                "tifa, clip_score"
             )
 
     def _check_in_words(self) -> None:

@@ -1,9 +1,9 @@
-"""Evaluate: the checkpoint on held-out objects beside its baselines, on the same initial noise.
+"""Evaluate: the checkpoint on objects that it was not trained on, beside its baselines, on the same initial noise.
 
 Rows: `base` (no adapter, no references, plain text guidance), `copy` (the first reference as it is: all identity, no
-text, what no method should look like), `ours-N` (N references, normalised dual guidance, Eq. 5.4) and `plain-N` (the
-same checkpoint with plain dual guidance). Identity is measured in every row against all references of the object, so
-that the rows share one yardstick.
+text, what no method should look like), `ours-N` (N references, normalised dual guidance, Eq. 5.4), `plain-N` (the
+same checkpoint with plain dual guidance), and images made elsewhere under names of their own. Identity is measured in
+every row against all references of the object, so that the rows share one yardstick.
 """
 
 from collections.abc import Sequence
@@ -28,11 +28,19 @@ from models.evaluation.tables import aggregate, differences
 from models.training.record import CheckpointRecord
 from models.training.restore import restore
 from tasks.evaluation.asking import with_questions
+from tasks.evaluation.benchmark import benchmark_objects, benchmark_subjects
+from tasks.evaluation.external import external_images
 from tasks.evaluation.scoring import Shot, backbones, score_images
 from tasks.evaluation.subjects import held_out, object_of
 
 BASE, COPY = "base", "copy"
-SUBJECTS = "held-out objects"
+HELD_OUT = "held_out"
+SUBJECTS = {
+    HELD_OUT: "held-out objects",
+    "dreambooth": "objects of DreamBooth",
+    "customconcept101": "objects of CustomConcept101",
+    "dreambench_plus": "objects of DreamBench++",
+}
 _one_at_a_time = Lock()
 """Threads share the model, and the base row switches its adapter off."""
 
@@ -56,18 +64,24 @@ def rows_of(references: Sequence[int]) -> list[Row]:
     return rows + [Row(f"plain-{count}", count, "plain") for count in sorted(set(references))]
 
 
-def pairs_of(references: Sequence[int]) -> list[tuple[str, str]]:
-    """Rows worth comparing: ours with base, more references with fewer, normalised with plain guidance."""
+def pairs_of(references: Sequence[int], external: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Rows worth comparing: ours with base, more references with fewer, normalised with plain guidance; and ours with
+    the most references with what was made elsewhere."""
     counts = sorted(set(references))
     pairs = [(f"ours-{count}", BASE) for count in counts]
     pairs += [(f"ours-{more}", f"ours-{fewer}") for fewer, more in pairwise(counts)]
-    return pairs + [(f"ours-{count}", f"plain-{count}") for count in counts]
+    pairs += [(f"ours-{count}", f"plain-{count}") for count in counts]
+    return pairs + [(f"ours-{counts[-1]}", row) for row in external]
 
 
 def plan(ctx: StageContext) -> list[ShardSpec]:
-    """One key per held-out object; `evaluate.objects` takes a seeded choice of ids, nested in larger ones."""
+    """One key per object, held out or of a benchmark; `evaluate.objects` takes a seeded choice of ids, nested in larger
+    ones."""
     section = ctx.recipe.evaluate
-    keys = sorted({object_of(set_id) for set_id in ctx.index("render").summary["held_out_sets"]})
+    if section.benchmark == HELD_OUT:
+        keys = sorted({object_of(set_id) for set_id in ctx.index("render").summary["held_out_sets"]})
+    else:
+        keys = sorted(benchmark_objects(ctx))
     if section.objects:
         keys = sorted(keys, key=lambda key: seed_for(ctx.recipe.seed, "evaluate", key))[: section.objects]
     return chunk(keys, section.shard_size)
@@ -76,28 +90,30 @@ def plan(ctx: StageContext) -> list[ShardSpec]:
 def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     """Objects of the shard are generated and scored together, in batches that its keys alone determine."""
     section = ctx.recipe.evaluate
-    subjects = list(with_questions(ctx, held_out(ctx, spec, out), out))
-    if not subjects:
-        return
+    found = held_out(ctx, spec, out) if section.benchmark == HELD_OUT else benchmark_subjects(ctx, spec, out)
     shots = [
         Shot(subject, place, seed, seed_for(ctx.recipe.seed, f"evaluate/{seed}", f"{subject.id}-{place}"))
-        for subject in subjects
+        for subject in with_questions(ctx, found, out)
         for place in range(len(subject.prompts))
         for seed in section.seeds
     ]
-    rows = rows_of(section.references)
+    shots, external = external_images(ctx, shots, out)
+    if not shots:
+        return
+    rows = {row.name: row for row in rows_of(section.references)}
     with _one_at_a_time:
         customizer, checkpoint = _restored(ctx)
-        images = {row.name: _generate(ctx, customizer, row, shots) for row in rows}
+        images = {name: _generate(ctx, customizer, row, shots) for name, row in rows.items()}
+    images |= external
     scores = score_images(ctx, shots, images)
-    for subject in subjects:
+    for subject in dict.fromkeys(shot.subject for shot in shots):
         files = {f"ref.{place}.png": encode_png(image) for place, image in enumerate(subject.references)}
         evaluated = []
-        for row in rows:
+        for name in images:
             for place, shot in enumerate(shots):
                 if shot.subject is subject:
-                    evaluated.append(_evaluated(row, shot, scores[row.name][place]))
-                    files[f"{evaluated[-1].name}.png"] = encode_png(images[row.name][place])
+                    evaluated.append(_evaluated(name, rows.get(name), shot, scores[name][place]))
+                    files[f"{evaluated[-1].name}.png"] = encode_png(images[name][place])
         record = EvaluationRecord(
             object_id=subject.id,
             category=subject.record.category,
@@ -162,16 +178,17 @@ def _generate(ctx: StageContext, customizer: Customizer, row: Row, shots: Sequen
     return images
 
 
-def _evaluated(row: Row, shot: Shot, metrics: ImageMetrics) -> EvaluatedImage:
+def _evaluated(name: str, row: Row | None, shot: Shot, metrics: ImageMetrics) -> EvaluatedImage:
+    """`row` is None for images that were made elsewhere."""
     prompt: Prompt = shot.subject.prompts[shot.prompt]
     return EvaluatedImage(
-        name=f"{row.name}.p{shot.prompt}.s{shot.seed}",
-        row=row.name,
+        name=f"{name}.p{shot.prompt}.s{shot.seed}",
+        row=name,
         prompt=shot.prompt,
         kind=prompt.kind,
         seed=shot.seed,
-        noise_seed=shot.noise_seed,
-        references=row.references,
+        noise_seed=shot.noise_seed if row else None,
+        references=row.references if row else None,
         **metrics.model_dump(),
     )
 
@@ -183,16 +200,16 @@ def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, A
     scores = [
         {"object": record.object_id, **image.model_dump(mode="json")} for record in records for image in record.images
     ]
-    table = aggregate(scores, [row.name for row in rows_of(section.references)])
-    gaps = differences(scores, pairs_of(section.references))
+    table = aggregate(scores, [*(row.name for row in rows_of(section.references)), *sorted(section.external)])
+    gaps = differences(scores, pairs_of(section.references, sorted(section.external)))
     models = backbones(ctx.recipe)
-    title = f"Evaluation on {SUBJECTS}"
+    title = f"Evaluation on {SUBJECTS[section.benchmark]}"
     if customizer.source.startswith("miniature:"):
         title += " (miniature)"
     write_atomic(out_dir / "images.parquet", as_parquet(scores, models))
     write_atomic(out_dir / "table.csv", as_csv(table, models).encode())
     write_atomic(out_dir / "table.md", as_markdown(table, gaps, models, title).encode())
-    whole = {"rows": table, "differences": gaps, "backbones": models, "subjects": SUBJECTS}
+    whole = {"rows": table, "differences": gaps, "backbones": models, "subjects": SUBJECTS[section.benchmark]}
     write_atomic(out_dir / "metrics.json", canonical_json(whole) + b"\n")
     return {
         "objects": len(records),
