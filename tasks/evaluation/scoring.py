@@ -58,7 +58,9 @@ def score_images(
 
     masked = of_references(lambda own: identity.embed(own.references, own.masks, background=False, batch=batch))
     whole = {name: of_references(lambda own, embed=embed: embed(own.references)) for name, embed in wholes.items()}
-    behind = of_references(lambda own: embed_contexts(identity, own.references, own.masks, batch))
+    behind: list[np.ndarray] = []
+    if "copy_paste" in section.metrics:
+        behind = of_references(lambda own: embed_contexts(identity, own.references, own.masks, batch))
     prompts = [shot.subject.prompts[shot.prompt] for shot in shots]
     texts, facts = [prompt.text for prompt in prompts], [prompt.facts for prompt in prompts]
     scored = {}

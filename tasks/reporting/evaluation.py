@@ -55,6 +55,7 @@ class Example:
 
 @dataclass(frozen=True)
 class EvaluationView:
+    subjects: str
     note: str
     tables: list[Table]
     examples: list[Example]
@@ -73,6 +74,7 @@ def view(ctx: StageContext) -> EvaluationView | None:
     samples = ctx.read("evaluate", spaced(sorted(index.keys), MAX_EXAMPLES))
     whole = next(kinds["all"] for kinds in rows.values() if kinds)
     return EvaluationView(
+        subjects=metrics["subjects"],
         note=(
             f"{whole['objects']} {metrics['subjects']}, {whole['images']} images a row. Mean [95 % bootstrap interval "
             "over objects], in round brackets the standard deviation over seeds. Identity: masked cosine to the "

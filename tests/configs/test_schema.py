@@ -210,3 +210,10 @@ def test_models_outside_the_licence_allow_list_are_refused_by_name() -> None:
 def test_an_evaluation_that_cannot_be_made_says_what_it_lacks(overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         load_recipe("miniature", overrides)
+
+
+def test_the_dreambooth_recipe_evaluates_the_model_of_flux_rigid_and_makes_no_other_stage_again() -> None:
+    base, own = load_recipe("flux-rigid"), load_recipe("dreambooth")
+    assert {name for name, _ in base if getattr(base, name) != getattr(own, name)} == {"models", "evaluate"}
+    added = {role for role, ref in own.models.by_role.items() if ref != base.models.by_role.get(role)}
+    assert added == {"dino", "segmenter", "detector", "vqa"}
