@@ -43,7 +43,12 @@ class Models(Section):
     clip: ModelRef = Field(description="CLIP: image and text scores")
     quality: ModelRef = Field(description="aesthetic head on the CLIP image embedding")
     identity: ModelRef = Field(description="DINOv2: identity scores")
-    segmenter: ModelRef | None = Field(None, description="foreground masks of images without render; for evaluation")
+    dino: ModelRef | None = Field(None, description="the first DINO, for the metric of that name")
+    segmenter: ModelRef | None = Field(
+        None, description="masks of objects in generated images; SAM (architecture sam) needs models.detector"
+    )
+    detector: ModelRef | None = Field(None, description="finds the box of an object by its name, for SAM")
+    vqa: ModelRef | None = Field(None, description="answers questions about images; for text_metric tifa")
     writer: ModelRef | None = Field(None, description="language model that writes prompts; the grammar needs none")
 
     @property
@@ -227,7 +232,23 @@ class Train(Budget):
         return self
 
 
+Metric = Literal["clip_score", "clip_i", "dino", "dinov2_i", "copy_paste", "diversity"]
+
+
 class Evaluate(Budget):
+    benchmark: Literal["held_out", "dreambooth", "customconcept101", "dreambench_plus"] = Field(
+        "held_out", description="held_out: objects of the dataset that were held out of training"
+    )
+    benchmark_folder: str | None = Field(None, description="where a published benchmark is, as it is published")
+    reference_masks: str | None = Field(
+        None, description="benchmark: folder of OBJECT/REFERENCE.png, non-zero on the object; none: found by models"
+    )
+    resolution: Annotated[int, Field(ge=32, le=2048, multiple_of=16)] = Field(
+        512, description="benchmark: side of references (their middle square) and images; held_out has render's"
+    )
+    external: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.+]*$")], str] = Field(
+        {}, description="row -> folder of images made elsewhere: OBJECT/pPROMPT.sSEED.png, or a manifest.csv or .json"
+    )
     objects: Annotated[int, Field(ge=0)] = Field(0, description="held-out objects to use, 0 for all")
     references: Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1)] = (1, 3)
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
@@ -241,10 +262,20 @@ class Evaluate(Budget):
     backdrop: Literal["grey", "scenes"] = Field(
         "grey", description="behind rendered references: plain grey, or the miniature world's painted scenes"
     )
-    text_metric: Literal["clip_facts", "clip_score"] = Field(
+    text_metric: Literal["clip_facts", "clip_score", "tifa"] = Field(
         "clip_score",
-        description="clip_facts: share of the prompt's multiple-choice facts that CLIP answers right",
+        description="clip_facts: share of the prompt's multiple-choice facts that CLIP answers right; tifa: share of "
+        "questions about the prompt that models.vqa answers right",
     )
+    questions: str | None = Field(
+        None, description="tifa: JSON file of questions by caption; none: models.writer writes them"
+    )
+    metrics: tuple[Metric, ...] = Field(
+        ("clip_score", "clip_i", "dinov2_i", "copy_paste", "diversity"),
+        description="beside identity (MDINOv2-I), text and their geometric mean, which are always there",
+    )
+    phrases: dict[str, str] = Field({}, description="object -> what the detector looks for, instead of its category")
+    detection_threshold: Share = Field(0.25, description="score above which a detection counts")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the customization model")
     batch_images: Count = 16
 
@@ -293,12 +324,54 @@ class Recipe(Section):
             self._check_writer()
         if self.assets.in_words:
             self._check_in_words()
+        self._check_evaluation()
         if self.assets.eval_share > 0 and self.models.segmenter is None:
             raise ValueError(
                 f"assets.eval_share is {self.assets.eval_share:g} and models.segmenter is not set; evaluation needs "
                 "one to find held-out objects in generated images; name one, or set assets.eval_share to 0"
             )
         return self
+
+    def _check_evaluation(self) -> None:
+        section, models = self.evaluate, self.models
+        if models.segmenter is not None and (models.segmenter.architecture == "sam") != (models.detector is not None):
+            raise ValueError(
+                f"models.segmenter has the architecture {models.segmenter.architecture} and models.detector is "
+                f"{'not set' if models.detector is None else models.detector.name}; SAM needs a detector, and only SAM "
+                "takes one"
+            )
+        if section.benchmark != "held_out":
+            self._check_benchmark()
+        taken = sorted({"base", "copy", "ours", "plain"} & set(section.external))
+        if taken:
+            raise ValueError(f"evaluate.external names a row {taken[0]}, as the evaluation's own is called; rename it")
+        if "dino" in section.metrics and models.dino is None:
+            raise ValueError("evaluate.metrics names dino, and models.dino is not set; name the model there")
+        if section.text_metric == "tifa" and models.vqa is None:
+            raise ValueError("evaluate.text_metric is tifa, and models.vqa is not set; name the model there")
+        if section.text_metric == "tifa" and section.questions is None and models.writer is None:
+            raise ValueError(
+                "evaluate.text_metric is tifa, and nothing asks its questions; set evaluate.questions to a file, or "
+                "name a language model as models.writer"
+            )
+
+    def _check_benchmark(self) -> None:
+        section = self.evaluate
+        if section.benchmark_folder is None:
+            raise ValueError(
+                f"evaluate.benchmark is {section.benchmark}, and evaluate.benchmark_folder is not set; download the "
+                "benchmark and name its folder there"
+            )
+        if self.models.segmenter is None:
+            raise ValueError(
+                f"evaluate.benchmark is {section.benchmark}, and models.segmenter is not set; name one (SAM with "
+                "models.detector) to find the objects in images"
+            )
+        if section.text_metric == "clip_facts":
+            raise ValueError(
+                f"evaluate.text_metric is clip_facts, and prompts of {section.benchmark} carry no facts; allowed: "
+                "tifa, clip_score"
+            )
 
     def _check_in_words(self) -> None:
         if self.assets.source == "subjects" and self.prompts.writer == "grammar":

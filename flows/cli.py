@@ -22,6 +22,8 @@ miniature = typer.Typer(help="The embedded miniature.", no_args_is_help=True)
 app.add_typer(miniature, name="miniature")
 ablate = typer.Typer(help="What each part of the method is worth.", no_args_is_help=True)
 app.add_typer(ablate, name="ablate")
+study = typer.Typer(help="Ask people which images they prefer.", no_args_is_help=True)
+app.add_typer(study, name="study")
 
 WorkspaceOption = Annotated[Path, typer.Option("--workspace", "-w", help="Folder to work in; made if it is new.")]
 RuntimeOption = Annotated[str | None, typer.Option("--runtime", help="How to run: name in configs/runtime, or path.")]
@@ -55,6 +57,18 @@ def run(
     load_graph(PROJECT).until(until)
     with locked(workspace):
         _walk(prepare_workspace(workspace, wanted), until, chosen)
+
+
+@app.command()
+def evaluate(
+    recipe: RecipeOption = None,
+    overrides: SetOption = None,
+    workspace: WorkspaceOption = HERE,
+    runtime: RuntimeOption = None,
+    workers: WorkersOption = None,
+) -> None:
+    """Run the pipeline as far as the evaluation; objects that are done are kept, the rest is resumed."""
+    run(recipe, overrides, workspace, "evaluate", runtime, workers)
 
 
 def _walk(folder: Path, until: str | None, runtime: "Runtime") -> None:
@@ -289,6 +303,38 @@ def ablate_data(
     typer.echo("\n" + paths[1].read_text(encoding="utf-8"))
     for path in paths:
         typer.echo(path)
+
+
+@study.command(name="make")
+def study_make(
+    row: Annotated[str, typer.Option(help="Row of the evaluation whose preference is asked for, for example ours-3.")],
+    against: Annotated[str, typer.Option(help="Row that it is compared with.")],
+    out: Annotated[Path, typer.Option(help="Folder for the page and its key; keep the key to yourself.")] = Path(
+        "study"
+    ),
+    questions: Annotated[int, typer.Option(min=0, help="How many, 0 for one of every object and prompt.")] = 50,
+    references: Annotated[int, typer.Option(min=1, help="Shown beside each question.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Draws questions, sides and order.")] = 0,
+    title: Annotated[str, typer.Option(help="Heading of the page.")] = "Which image is better?",
+    workspace: WorkspaceOption = HERE,
+) -> None:
+    """Write a page with practice and pairwise questions about two rows of the evaluation."""
+    from flows.study import make_study
+    from flows.workspace import find_workspace
+
+    for path in make_study(find_workspace(workspace), (row, against), out, questions, references, seed, title):
+        typer.echo(path)
+
+
+@study.command(name="analyse")
+def study_analyse(
+    answers: Annotated[list[Path], typer.Argument(help="Files that raters saved.")],
+    key: Annotated[Path, typer.Option(help="Key of the study.")] = Path("study/key.json"),
+) -> None:
+    """Preference with standard error, and the raters that do not count."""
+    from flows.study import analyse_study
+
+    typer.echo(analyse_study(key, answers))
 
 
 @miniature.command(name="train")

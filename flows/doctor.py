@@ -137,7 +137,7 @@ def _assets(workspace: Path, recipe: Recipe, runtime: Runtime) -> Check:
     from tasks.assets import open_source
 
     try:
-        input_values(recipe.assets, workspace)
+        input_values(recipe, workspace)
         source = open_source(recipe.assets, recipe.seed, runtime.model_dump(), workspace)
     except (ConfigError, SourceError) as error:
         message, _, fix = str(error).partition("; ")

@@ -12,6 +12,8 @@ OFFLOADED = {
     "text_encoders": "text encoders come and go (offload)",
     "all": "one part at a time (offload)",
 }
+BENCHMARK_OBJECTS = {"dreambooth": 30, "customconcept101": 101, "dreambench_plus": 120}
+"""As published; of the last without its 30 styles."""
 
 
 def expected_keys(recipe: Recipe, objects: int) -> dict[str, int]:
@@ -19,7 +21,8 @@ def expected_keys(recipe: Recipe, objects: int) -> dict[str, int]:
     held_out = round(recipe.assets.eval_share * objects)
     sets = recipe.render.max_sets
     trained = (objects - held_out) * sets
-    evaluated = min(held_out, recipe.evaluate.objects) if recipe.evaluate.objects else held_out
+    subjects = BENCHMARK_OBJECTS.get(recipe.evaluate.benchmark, held_out)
+    evaluated = min(subjects, recipe.evaluate.objects) if recipe.evaluate.objects else subjects
     return {
         "assets": objects,
         "prompts": objects,

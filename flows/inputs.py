@@ -1,52 +1,80 @@
 """Digests of the files that a recipe names (a folder of meshes, captions, lists), tracked in configs/inputs.yaml."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from configs.schema import Assets, ConfigError, Recipe
+from configs.schema import ConfigError, Recipe
 from data.assets.files import files_below
 from data.ids import canonical_json, digest_of
 from data.shards import sha256_file, write_atomic
 from flows.graph import INPUTS_FILE, RECIPE_FILE, Graph
 
-PATH_FIELDS = ("folder", "captions", "uids", "digests")
+PATH_FIELDS = {
+    "assets": ("folder", "captions", "uids", "digests"),
+    "evaluate": ("benchmark_folder", "reference_masks", "questions"),
+}
+EXTERNAL = "external"
+"""Field of the evaluate section that holds paths by row."""
 HEADER = "# Digests of the files that the recipe names; written by syncd run, tracked by dvc.yaml.\n"
 
 
+def is_path(key: str) -> bool:
+    """Whether `section.field` (or `evaluate.external.ROW`) holds a path."""
+    section, _, field = key.partition(".")
+    return field in PATH_FIELDS.get(section, ()) or (section == "evaluate" and field.startswith(f"{EXTERNAL}."))
+
+
 def resolve_paths(recipe: Recipe, base: Path, workspace: Path) -> Recipe:
-    """Paths of `recipe.assets`, given relative to `base`, as absolute ones; inside the workspace relative to it."""
-    named = {field: getattr(recipe.assets, field) for field in PATH_FIELDS if getattr(recipe.assets, field)}
-    resolved = {field: _from_workspace((base / path).resolve(), workspace) for field, path in named.items()}
-    return recipe.model_copy(update={"assets": recipe.assets.model_copy(update=resolved)})
+    """The recipe's paths, given relative to `base`, as absolute ones; inside the workspace relative to it."""
+
+    def resolved(path: str) -> str:
+        return _from_workspace((base / path).resolve(), workspace)
+
+    sections: dict[str, Any] = {}
+    for section, fields in PATH_FIELDS.items():
+        own = getattr(recipe, section)
+        sections[section] = own.model_copy(
+            update={field: resolved(getattr(own, field)) for field in fields if getattr(own, field)}
+        )
+    external = {row: resolved(path) for row, path in recipe.evaluate.external.items()}
+    sections["evaluate"] = sections["evaluate"].model_copy(update={EXTERNAL: external})
+    return recipe.model_copy(update=sections)
 
 
 def _from_workspace(path: Path, workspace: Path) -> str:
     return path.relative_to(workspace).as_posix() if path.is_relative_to(workspace) else path.as_posix()
 
 
-def input_values(assets: Assets, workspace: Path) -> dict[str, Any]:
-    """What configs/inputs.yaml should say: the digest of each file or folder that the recipe names."""
+def _named(recipe: Recipe, section: str) -> dict[str, str]:
+    own = getattr(recipe, section)
+    named = {field: getattr(own, field) for field in PATH_FIELDS[section] if getattr(own, field)}
+    if section == "evaluate":
+        named |= {f"{EXTERNAL}.{row}": path for row, path in recipe.evaluate.external.items()}
+    return named
+
+
+def input_values(recipe: Recipe, workspace: Path, sections: Collection[str] = tuple(PATH_FIELDS)) -> dict[str, Any]:
+    """What configs/inputs.yaml should say of these sections: the digest of each file or folder that they name."""
     cache = _Cache(workspace / "artifacts" / ".work" / "digests.json")
-    found = {}
-    for field in PATH_FIELDS:
-        name = getattr(assets, field)
-        if not name:
-            continue
-        path = workspace / name
-        if not path.exists():
-            raise ConfigError(
-                f"assets.{field} is {path}: no such file or folder; set it with --set assets.{field}=PATH"
-            )
-        if workspace.is_relative_to(path):
-            raise ConfigError(
-                f"assets.{field} is {path}, and the workspace {workspace} lies in it; take a --workspace outside"
-            )
-        found[field] = cache.digest(path) if path.is_file() else _folder_digest(path, cache)
+    found: dict[str, dict[str, str]] = {section: {} for section in sections}
+    for section in sections:
+        for field, name in _named(recipe, section).items():
+            path = workspace / name
+            if not path.exists():
+                raise ConfigError(
+                    f"{section}.{field} is {path}: no such file or folder; set it with --set {section}.{field}=PATH"
+                )
+            if workspace.is_relative_to(path):
+                raise ConfigError(
+                    f"{section}.{field} is {path}, and the workspace {workspace} lies in it; take a --workspace outside"
+                )
+            found[section][field] = cache.digest(path) if path.is_file() else _folder_digest(path, cache)
     cache.save()
-    return {"assets": found}
+    return found
 
 
 def _folder_digest(folder: Path, cache: "_Cache") -> str:
@@ -75,7 +103,7 @@ class _Cache:
 
 
 def write_inputs(recipe: Recipe, workspace: Path) -> None:
-    text = HEADER + yaml.safe_dump(input_values(recipe.assets, workspace))
+    text = HEADER + yaml.safe_dump(input_values(recipe, workspace))
     path = workspace / INPUTS_FILE
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         write_atomic(path, text.encode())
@@ -83,12 +111,14 @@ def write_inputs(recipe: Recipe, workspace: Path) -> None:
 
 def check_inputs(graph: Graph, stage: str, recipe: Recipe, workspace: Path) -> None:
     """Raise ConfigError if files that the stage reads have changed since configs/inputs.yaml was written."""
-    if not graph.node(stage).keys_of(INPUTS_FILE):
+    sections = graph.node(stage).keys_of(INPUTS_FILE)
+    if not sections:
         return
     recorded = yaml.safe_load((workspace / INPUTS_FILE).read_text(encoding="utf-8"))
-    found = input_values(recipe.assets, workspace)
-    if recorded != found:
-        raise ConfigError(
-            f"{workspace / INPUTS_FILE} says {recorded['assets']}, the files that {RECIPE_FILE} names are now "
-            f"{found['assets']}; start with syncd run, which records them"
-        )
+    found = input_values(recipe, workspace, sections)
+    for section in sections:
+        if recorded.get(section) != found[section]:
+            raise ConfigError(
+                f"{workspace / INPUTS_FILE} says {recorded.get(section)}, the files that {RECIPE_FILE} names are now "
+                f"{found[section]}; start with syncd run, which records them"
+            )

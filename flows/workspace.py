@@ -15,7 +15,7 @@ from configs.schema import RUNTIME_VARIABLE, ConfigError, Recipe, Runtime, dump_
 from data.ids import canonical_json
 from data.shards import write_atomic
 from flows.graph import INPUTS_FILE, RECIPE_FILE, VERSIONS_FILE
-from flows.inputs import PATH_FIELDS, resolve_paths, write_inputs
+from flows.inputs import is_path, resolve_paths, write_inputs
 from flows.worker import RUN_ID_VARIABLE
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -55,8 +55,7 @@ def choose_recipe(workspace: Path, name: str | None, overrides: tuple[str, ...] 
 def _from_here(override: str) -> str:
     """`assets.folder=PATH` and its like with the path made absolute."""
     key, _, value = override.partition("=")
-    section, _, field = key.strip().partition(".")
-    return f"{key}={Path(value).resolve()}" if section == "assets" and field in PATH_FIELDS else override
+    return f"{key}={Path(value).resolve()}" if is_path(key.strip()) else override
 
 
 def prepare_workspace(folder: Path, recipe: Recipe) -> Path:

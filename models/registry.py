@@ -28,7 +28,11 @@ LOADERS = {
     "clip": "models.scorers.clip:ClipScorer.from_pretrained",
     "quality_head": "models.scorers.quality:QualityScorer.from_pretrained",
     "dinov2": "models.scorers.identity:IdentityScorer.from_pretrained",
+    "dino": "models.scorers.identity:IdentityScorer.from_vit",
     "segformer": "models.scorers.segmenter:Segmenter.from_pretrained",
+    "grounding_dino": "models.scorers.detector:Detector.from_pretrained",
+    "sam": "models.scorers.grounded:BoxSegmenter.from_pretrained",
+    "blip_vqa": "models.scorers.vqa:VisualQuestionAnswerer.from_pretrained",
     "causal_lm": "models.prompts.local_chat:LocalChat.from_pretrained",
 }
 """Architecture -> `module:function(folder, device, dtype)`; imported when first used."""

@@ -1,12 +1,12 @@
-"""Evaluate: the checkpoint on held-out objects beside its baselines, on the same initial noise.
+"""Evaluate: the checkpoint on objects that it was not trained on, beside its baselines, on the same initial noise.
 
 Rows: `base` (no adapter, no references, plain text guidance), `copy` (the first reference as it is: all identity, no
-text, what no method should look like), `ours-N` (N references, normalised dual guidance, Eq. 5.4) and `plain-N` (the
-same checkpoint with plain dual guidance). Identity is measured in every row against all references of the object, so
-that the rows share one yardstick.
+text, what no method should look like), `ours-N` (N references, normalised dual guidance, Eq. 5.4), `plain-N` (the
+same checkpoint with plain dual guidance), and images made elsewhere under names of their own. Identity is measured in
+every row against all references of the object, so that the rows share one yardstick.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -17,21 +17,30 @@ from typing import Any, Literal
 import numpy as np
 
 from data.ids import canonical_json, seed_for
-from data.images import decode_mask, decode_png, encode_png
-from data.records import Prompt, PromptRecord, RenderRecord
-from data.shards import Sample, ShardIndex, ShardWriter, read_all, sha256_file, write_atomic
+from data.images import encode_png
+from data.records import Prompt
+from data.shards import ShardIndex, ShardWriter, read_all, sha256_file, write_atomic
 from data.stage import ShardSpec, StageContext, chunk
-from models import registry
 from models.customizer import Customizer, CustomizeRequest, CustomizeSettings
-from models.evaluation.metrics import ImageMetrics, identity_scores, image_metrics, text_scores
-from models.evaluation.record import EvaluatedImage, EvaluationRecord
-from models.evaluation.tables import KINDS, aggregate, as_csv, as_markdown, differences
-from models.miniature.scenes import SCENES, composite, paint_scene, scene_phrase
+from models.evaluation.files import as_csv, as_markdown, as_parquet
+from models.evaluation.record import EvaluatedImage, EvaluationRecord, ImageMetrics
+from models.evaluation.tables import aggregate, differences
 from models.training.record import CheckpointRecord
 from models.training.restore import restore
+from tasks.evaluation.asking import with_questions
+from tasks.evaluation.benchmark import benchmark_objects, benchmark_subjects
+from tasks.evaluation.external import external_images
+from tasks.evaluation.scoring import Shot, backbones, score_images
+from tasks.evaluation.subjects import held_out, object_of
 
-GREY = 128
 BASE, COPY = "base", "copy"
+HELD_OUT = "held_out"
+SUBJECTS = {
+    HELD_OUT: "held-out objects",
+    "dreambooth": "objects of DreamBooth",
+    "customconcept101": "objects of CustomConcept101",
+    "dreambench_plus": "objects of DreamBench++",
+}
 _one_at_a_time = Lock()
 """Threads share the model, and the base row switches its adapter off."""
 
@@ -49,143 +58,72 @@ class Row:
         return self.name not in (BASE, COPY)
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """A held-out object: references uint8 (H, W, 3) with masks bool (H, W), prompts of both kinds."""
-
-    record: PromptRecord
-    references: tuple[np.ndarray, ...]
-    masks: tuple[np.ndarray, ...]
-
-
-@dataclass(frozen=True)
-class Shot:
-    """One image to make in every row."""
-
-    held_out: HeldOut
-    prompt: int
-    seed: int
-    noise_seed: int
-
-
 def rows_of(references: Sequence[int]) -> list[Row]:
     rows = [Row(BASE, 0, "plain"), Row(COPY, 1, "plain")]
     rows += [Row(f"ours-{count}", count, "normalised") for count in sorted(set(references))]
     return rows + [Row(f"plain-{count}", count, "plain") for count in sorted(set(references))]
 
 
-def pairs_of(references: Sequence[int]) -> list[tuple[str, str]]:
-    """Rows worth comparing: ours with base, more references with fewer, normalised with plain guidance."""
+def pairs_of(references: Sequence[int], external: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Rows worth comparing: ours with base, more references with fewer, normalised with plain guidance; and ours with
+    the most references with what was made elsewhere."""
     counts = sorted(set(references))
     pairs = [(f"ours-{count}", BASE) for count in counts]
     pairs += [(f"ours-{more}", f"ours-{fewer}") for fewer, more in pairwise(counts)]
-    return pairs + [(f"ours-{count}", f"plain-{count}") for count in counts]
+    pairs += [(f"ours-{count}", f"plain-{count}") for count in counts]
+    return pairs + [(f"ours-{counts[-1]}", row) for row in external]
 
 
 def plan(ctx: StageContext) -> list[ShardSpec]:
-    """One key per held-out object; `evaluate.objects` takes a seeded choice of ids, nested in larger ones."""
+    """One key per object, held out or of a benchmark; `evaluate.objects` takes a seeded choice of ids, nested in larger
+    ones."""
     section = ctx.recipe.evaluate
-    keys = sorted({_object_of(set_id) for set_id in ctx.index("render").summary["held_out_sets"]})
+    if section.benchmark == HELD_OUT:
+        keys = sorted({object_of(set_id) for set_id in ctx.index("render").summary["held_out_sets"]})
+    else:
+        keys = sorted(benchmark_objects(ctx))
     if section.objects:
         keys = sorted(keys, key=lambda key: seed_for(ctx.recipe.seed, "evaluate", key))[: section.objects]
     return chunk(keys, section.shard_size)
 
 
-def _object_of(set_id: str) -> str:
-    return set_id.rsplit("-s", 1)[0]
-
-
 def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     """Objects of the shard are generated and scored together, in batches that its keys alone determine."""
     section = ctx.recipe.evaluate
-    objects = list(_held_out(ctx, spec, out))
-    if not objects:
-        return
+    found = held_out(ctx, spec, out) if section.benchmark == HELD_OUT else benchmark_subjects(ctx, spec, out)
     shots = [
-        Shot(
-            held_out, place, seed, seed_for(ctx.recipe.seed, f"evaluate/{seed}", f"{held_out.record.object_id}-{place}")
-        )
-        for held_out in objects
-        for place in range(len(held_out.record.prompts))
+        Shot(subject, place, seed, seed_for(ctx.recipe.seed, f"evaluate/{seed}", f"{subject.id}-{place}"))
+        for subject in with_questions(ctx, found, out)
+        for place in range(len(subject.prompts))
         for seed in section.seeds
     ]
-    rows = rows_of(section.references)
+    shots, external = external_images(ctx, shots, out)
+    if not shots:
+        return
+    rows = {row.name: row for row in rows_of(section.references)}
     with _one_at_a_time:
         customizer, checkpoint = _restored(ctx)
-        images = {row.name: _generate(ctx, customizer, row, shots) for row in rows}
-    scores = _score(ctx, rows, shots, images)
-    for held_out in objects:
-        files = {f"ref.{place}.png": encode_png(image) for place, image in enumerate(held_out.references)}
+        images = {name: _generate(ctx, customizer, row, shots) for name, row in rows.items()}
+    images |= external
+    scores = score_images(ctx, shots, images)
+    for subject in dict.fromkeys(shot.subject for shot in shots):
+        files = {f"ref.{place}.png": encode_png(image) for place, image in enumerate(subject.references)}
         evaluated = []
-        for row in rows:
+        for name in images:
             for place, shot in enumerate(shots):
-                if shot.held_out is held_out:
-                    evaluated.append(_evaluated(row, shot, scores[row.name][place]))
-                    files[f"{evaluated[-1].name}.png"] = encode_png(images[row.name][place])
+                if shot.subject is subject:
+                    evaluated.append(_evaluated(name, rows.get(name), shot, scores[name][place]))
+                    files[f"{evaluated[-1].name}.png"] = encode_png(images[name][place])
         record = EvaluationRecord(
-            object_id=held_out.record.object_id,
-            category=held_out.record.category,
-            caption=held_out.record.caption,
-            references=len(held_out.references),
-            prompts=held_out.record.prompts,
+            object_id=subject.id,
+            category=subject.record.category,
+            caption=subject.record.caption,
+            references=len(subject.references),
+            prompts=subject.prompts,
             images=evaluated,
             checkpoint={"dataset_sha256": checkpoint.dataset_sha256, "signature": checkpoint.signature},
         )
-        out.add(held_out.record.object_id, record, files)
-
-
-def _held_out(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> Iterator[HeldOut]:
-    """The objects of the shard with enough references and prompts; the others are recorded as failed."""
-    section = ctx.recipe.evaluate
-    wanted = max(section.references)
-    keys = set(spec.keys)
-    sets: dict[str, list[Sample]] = {}
-    for sample in ctx.read("render", [key for key in ctx.index("render").keys if _object_of(key) in keys]):
-        sets.setdefault(sample.record["object_id"], []).append(sample)
-    prompts = {sample.key: PromptRecord.model_validate(sample.record) for sample in ctx.read("prompts", spec.keys)}
-    for key in spec.keys:
-        views = [(sample, place) for sample in sets.get(key, []) for place in range(len(_rendered(sample).views))][
-            :wanted
-        ]
-        record = prompts.get(key)
-        chosen = [prompt for prompt in record.prompts if prompt.kind in KINDS] if record else []
-        without = [prompt.text for prompt in chosen if not prompt.facts]
-        if len(views) < wanted:
-            out.fail(key, "too_few_views", f"{len(views)} rendered views; evaluate.references asks for {wanted}")
-        elif not chosen:
-            out.fail(key, "no_prompts", f"the prompts stage has none of kind {' or '.join(KINDS)} for it")
-        elif section.text_metric == "clip_facts" and without:
-            out.fail(key, "no_facts", f"clip_facts needs facts and {without[0]!r} has none; use clip_score")
-        else:
-            scenes = _scenes_beside([prompt.text for prompt in chosen])
-            pictures = [_reference(ctx, sample, place, scenes) for sample, place in views]
-            yield HeldOut(
-                record.model_copy(update={"prompts": chosen}),
-                tuple(picture for picture, _ in pictures),
-                tuple(mask for _, mask in pictures),
-            )
-
-
-def _rendered(sample: Sample) -> RenderRecord:
-    return RenderRecord.model_validate(sample.record)
-
-
-def _scenes_beside(prompts: Sequence[str]) -> list[str]:
-    """Scenes that no prompt names: a copied reference must not show what a prompt asks for."""
-    return [scene for scene in SCENES if not any(scene_phrase(scene) in prompt for prompt in prompts)] or list(SCENES)
-
-
-def _reference(ctx: StageContext, sample: Sample, place: int, scenes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """View `place` of a rendered set on a backdrop, one of `scenes` if it is painted: image and object mask."""
-    rgba = decode_png(sample.files[f"{place}.rgb.png"])
-    mask = decode_mask(sample.files[f"{place}.mask.png"])
-    cover = rgba[..., 3] / 255.0 if rgba.shape[2] == 4 else mask.astype(np.float64)
-    if ctx.recipe.evaluate.backdrop == "scenes":
-        rng = np.random.default_rng(seed_for(ctx.recipe.seed, "evaluate/backdrop", f"{sample.key}-{place}"))
-        scene = paint_scene(scenes[rng.integers(len(scenes))], len(rgba), rng)
-        return composite(rgba[..., :3], cover, scene), mask
-    blend = cover[..., None] * rgba[..., :3] + (1 - cover[..., None]) * GREY
-    return np.rint(blend).astype(np.uint8), mask
+        out.add(subject.id, record, files)
 
 
 def _restored(ctx: StageContext) -> tuple[Customizer, CheckpointRecord]:
@@ -209,9 +147,9 @@ def _restored_once(folder: Path, _index_sha256: str, device: str, dtype: str) ->
 
 def _generate(ctx: StageContext, customizer: Customizer, row: Row, shots: Sequence[Shot]) -> list[np.ndarray]:
     if row.name == COPY:
-        return [shot.held_out.references[0] for shot in shots]
+        return [shot.subject.references[0] for shot in shots]
     section = ctx.recipe.evaluate
-    height, width = shots[0].held_out.references[0].shape[:2]
+    height, width = shots[0].subject.references[0].shape[:2]
     settings = CustomizeSettings(
         height=height,
         width=width,
@@ -223,9 +161,9 @@ def _generate(ctx: StageContext, customizer: Customizer, row: Row, shots: Sequen
     )
     requests = [
         CustomizeRequest(
-            shot.held_out.record.prompts[shot.prompt].text,
+            shot.subject.prompts[shot.prompt].text,
             shot.noise_seed,
-            shot.held_out.references[: row.references],
+            shot.subject.references[: row.references],
         )
         for shot in shots
     ]
@@ -240,74 +178,44 @@ def _generate(ctx: StageContext, customizer: Customizer, row: Row, shots: Sequen
     return images
 
 
-def _score(
-    ctx: StageContext, rows: Sequence[Row], shots: Sequence[Shot], images: dict[str, list[np.ndarray]]
-) -> dict[str, list[ImageMetrics]]:
-    section, models = ctx.recipe.evaluate, ctx.recipe.models
-    identity, clip, segmenter = (
-        registry.load(ref, ctx.device, "float32") for ref in (models.identity, models.clip, models.segmenter)
-    )
-    embedded: dict[str, np.ndarray] = {}
-    for held_out in dict.fromkeys(shot.held_out.record.object_id for shot in shots):
-        own = next(shot.held_out for shot in shots if shot.held_out.record.object_id == held_out)
-        embedded[held_out] = identity.embed(own.references, own.masks, background=False, batch=section.batch_images)
-    references = [embedded[shot.held_out.record.object_id] for shot in shots]
-    prompts = [shot.held_out.record.prompts[shot.prompt] for shot in shots]
-    texts, facts = [prompt.text for prompt in prompts], [prompt.facts for prompt in prompts]
-    scored = {}
-    for row in rows:
-        own = images[row.name]
-        same, found = identity_scores(identity, segmenter, own, references, section.batch_images)
-        agree = text_scores(clip, section.text_metric, own, texts, facts, section.batch_images)
-        scored[row.name] = [image_metrics(*each) for each in zip(own, same, agree, found, strict=True)]
-    return scored
-
-
-def _evaluated(row: Row, shot: Shot, metrics: ImageMetrics) -> EvaluatedImage:
-    prompt: Prompt = shot.held_out.record.prompts[shot.prompt]
+def _evaluated(name: str, row: Row | None, shot: Shot, metrics: ImageMetrics) -> EvaluatedImage:
+    """`row` is None for images that were made elsewhere."""
+    prompt: Prompt = shot.subject.prompts[shot.prompt]
     return EvaluatedImage(
-        name=f"{row.name}.p{shot.prompt}.s{shot.seed}",
-        row=row.name,
+        name=f"{name}.p{shot.prompt}.s{shot.seed}",
+        row=name,
         prompt=shot.prompt,
         kind=prompt.kind,
         seed=shot.seed,
-        noise_seed=shot.noise_seed,
-        references=row.references,
-        **metrics.to_dict(),
+        noise_seed=shot.noise_seed if row else None,
+        references=row.references if row else None,
+        **metrics.model_dump(),
     )
 
 
 def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, Any]:
-    """Writes metrics.json, table.csv, table.md and images.jsonl (every image's scores)."""
-    section, models = ctx.recipe.evaluate, ctx.recipe.models
+    """Writes metrics.json, table.csv, table.md and images.parquet (every image's scores)."""
+    section, customizer = ctx.recipe.evaluate, ctx.recipe.models.customizer
     records = [EvaluationRecord.model_validate(sample.record) for sample in read_all(out_dir, index)]
     scores = [
         {"object": record.object_id, **image.model_dump(mode="json")} for record in records for image in record.images
     ]
-    table = aggregate(scores, [row.name for row in rows_of(section.references)])
-    gaps = differences(scores, pairs_of(section.references))
-    backbones = {
-        "identity": f"{_named(models.identity)}, objects found by {_named(models.segmenter)}",
-        "text": f"{section.text_metric} by {_named(models.clip)}",
-        "model": f"LoRA on {_named(models.customizer)}",
-    }
-    title = "Evaluation on held-out objects"
-    if models.customizer.source.startswith("miniature:"):
+    table = aggregate(scores, [*(row.name for row in rows_of(section.references)), *sorted(section.external)])
+    gaps = differences(scores, pairs_of(section.references, sorted(section.external)))
+    models = backbones(ctx.recipe)
+    title = f"Evaluation on {SUBJECTS[section.benchmark]}"
+    if customizer.source.startswith("miniature:"):
         title += " (miniature)"
-    write_atomic(out_dir / "images.jsonl", b"".join(canonical_json(score) + b"\n" for score in scores))
-    write_atomic(out_dir / "table.csv", as_csv(table).encode())
-    write_atomic(out_dir / "table.md", as_markdown(table, gaps, backbones, title).encode())
-    whole = {"rows": table, "differences": gaps, "backbones": backbones}
+    write_atomic(out_dir / "images.parquet", as_parquet(scores, models))
+    write_atomic(out_dir / "table.csv", as_csv(table, models).encode())
+    write_atomic(out_dir / "table.md", as_markdown(table, gaps, models, title).encode())
+    whole = {"rows": table, "differences": gaps, "backbones": models, "subjects": SUBJECTS[section.benchmark]}
     write_atomic(out_dir / "metrics.json", canonical_json(whole) + b"\n")
     return {
         "objects": len(records),
         "images": len(scores),
-        "backbones": backbones,
+        "backbones": models,
         "identity": {row: kinds["all"]["identity"]["mean"] for row, kinds in table.items() if kinds},
         "text": {row: kinds["all"]["text"]["mean"] for row, kinds in table.items() if kinds},
         "geometric": {row: kinds["all"]["geometric"]["mean"] for row, kinds in table.items() if kinds},
     }
-
-
-def _named(ref: Any) -> str:
-    return f"{ref.name}@{ref.revision}"

@@ -161,5 +161,5 @@ def _no_evaluation(indexes: dict[str, ShardIndex]) -> str:
         return "The evaluate stage has not finished."
     failed = len(indexes["evaluate"].failed)
     if failed:
-        return f"All {failed} held-out objects failed, see Failures."
+        return f"All {failed} objects failed, see Failures."
     return "No object of this recipe is held out, so there is nothing to evaluate on."

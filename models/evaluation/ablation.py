@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.ids import seed_for
+from models.evaluation.intervals import Interval, interval
 
-RESAMPLES = 2000
+PURPOSE = "ablation"
 MEASURES = ("identity", "identity_masked", "colour", "quality", "clip_text")
 """Of a set: means over its images that show an object. `colour` is the affinity of colour histograms: no net takes part
 in it."""
@@ -36,31 +36,6 @@ class Run:
         return float(np.mean([values[measure] for values in self.values.values() if measure in values]))
 
 
-@dataclass(frozen=True)
-class Interval:
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-def interval(values: Mapping[str, Sequence[float]], name: str) -> Interval:
-    """Mean over all values and its 95 % bootstrap interval, resampling groups of values that belong together.
-
-    `values`: object -> one value per set of it. The resampling is fixed by `name`. ValueError for no values.
-    """
-    if not values:
-        raise ValueError(f"{name}: no values to average")
-    sums, counts = (np.array([what(own) for own in values.values()], dtype=np.float64) for what in (sum, len))
-    rng = np.random.default_rng(seed_for(0, "ablation", name))
-    drawn = rng.integers(len(sums), size=(RESAMPLES, len(sums)))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(sums.sum() / counts.sum()), float(low), float(high))
-
-
 def _by_object(values: Mapping[tuple[int, str], float]) -> dict[str, list[float]]:
     """Values by (seed, set id) as lists by object: sets of one object, of whatever seed, are not independent."""
     found: dict[str, list[float]] = defaultdict(list)
@@ -81,14 +56,14 @@ def _of_row(runs: Sequence[Run], row: str, measure: str) -> dict[tuple[int, str]
 
 def summary(runs: Sequence[Run], row: str, measure: str) -> Interval:
     """Over the sets of all seeds."""
-    return interval(_by_object(_of_row(runs, row, measure)), f"{row}/{measure}")
+    return interval(_by_object(_of_row(runs, row, measure)), PURPOSE, f"{row}/{measure}")
 
 
 def difference(runs: Sequence[Run], row: str, other: str, measure: str) -> Interval:
     """`row` minus `other`, paired by seed and set; sets that only one of them has are left out."""
     own, base = _of_row(runs, row, measure), _of_row(runs, other, measure)
     gaps = {place: own[place] - base[place] for place in own.keys() & base.keys()}
-    return interval(_by_object(gaps), f"{row}-{other}/{measure}")
+    return interval(_by_object(gaps), PURPOSE, f"{row}-{other}/{measure}")
 
 
 def share_of(shares: Sequence[float | None]) -> float | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from configs.schema import ConfigError, ModelRef, Prompts
 from models import registry
-from models.prompts.chat import ChatSettings
+from models.prompts.chat import ChatModel, ChatSettings
 from models.prompts.grammar import GrammarWriter
 from models.prompts.language_model import LanguageModelWriter
 from models.prompts.server_chat import ServerChat
@@ -24,12 +24,16 @@ def open_writer(
         return GrammarWriter()
     if model is None:
         raise ConfigError(f"prompts.writer is {section.writer!r}, which needs models.writer")
-    if section.writer == "transformers":
-        chat = registry.load(model, device, section.dtype)
-    else:
-        chat = server_of(model, options, cache)
+    chat = open_chat(model, section.dtype, device, options, cache)
     settings = ChatSettings(section.temperature, section.top_p, section.max_new_tokens, section.batch_chats)
     return LanguageModelWriter(f"{model.name}@{model.revision}", chat, settings, section.max_words)
+
+
+def open_chat(model: ModelRef, dtype: str, device: str, options: dict[str, Any], cache: Path) -> ChatModel:
+    """A language model in this process, or behind the server of the runtime; errors as `open_writer`."""
+    if registry.served_name(model) is None:
+        return registry.load(model, device, dtype)
+    return server_of(model, options, cache)
 
 
 def server_of(ref: ModelRef, options: dict[str, Any], cache: Path | None = None) -> ServerChat:

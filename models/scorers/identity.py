@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from transformers import AutoModel, BitImageProcessorPil
+from transformers import AutoModel, BitImageProcessorPil, ViTImageProcessorPil, ViTModel
 
 from models.scorers.crops import square_crop
 from models.scorers.loading import in_batches, load_complete, pixels
@@ -17,7 +17,7 @@ NO_OBJECT = -1.0
 
 
 class IdentityScorer:
-    """Dinov2Model or Dinov2WithRegistersModel, from a standard transformers folder."""
+    """Dinov2Model, Dinov2WithRegistersModel or DINO's ViTModel, from a standard transformers folder."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model, self.processor = model, processor
@@ -28,6 +28,14 @@ class IdentityScorer:
         return cls(
             load_complete(AutoModel, folder, device, dtype),
             BitImageProcessorPil.from_pretrained(folder, local_files_only=True),
+        )
+
+    @classmethod
+    def from_vit(cls, folder: Path, device: str, dtype: torch.dtype) -> Self:
+        """The first DINO: a ViT whose published folder has no pooler, which nothing here reads."""
+        return cls(
+            load_complete(ViTModel, folder, device, dtype, add_pooling_layer=False),
+            ViTImageProcessorPil.from_pretrained(folder, local_files_only=True),
         )
 
     @torch.inference_mode()

@@ -9,14 +9,14 @@ import torch
 from transformers.utils import logging
 
 
-def load_complete(model_class: Any, folder: Path, device: str, dtype: torch.dtype) -> Any:
-    """`model_class.from_pretrained` of a local folder, in evaluation mode.
+def load_complete(model_class: Any, folder: Path, device: str, dtype: torch.dtype, **options: Any) -> Any:
+    """`model_class.from_pretrained` of a local folder, in evaluation mode; `options` go to the model's constructor.
 
     ValueError if the folder lacks weights, which transformers would otherwise fill with random numbers.
     """
     logging.disable_progress_bar()
     model, info = model_class.from_pretrained(
-        folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+        folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
     )
     wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if wrong:

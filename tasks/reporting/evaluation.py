@@ -7,6 +7,7 @@ from typing import Any
 
 from data.shards import Sample
 from data.stage import StageContext
+from models.evaluation.files import cell_text
 from models.evaluation.record import METRICS, EvaluatedImage, EvaluationRecord
 from tasks.reporting.pictures import Picture, picture
 from tasks.reporting.pipeline import cut_digests, read_file
@@ -54,6 +55,7 @@ class Example:
 
 @dataclass(frozen=True)
 class EvaluationView:
+    subjects: str
     note: str
     tables: list[Table]
     examples: list[Example]
@@ -66,17 +68,19 @@ def view(ctx: StageContext) -> EvaluationView | None:
         return None
     metrics = json.loads(read_file(ctx, "evaluate", FILE))
     rows = metrics["rows"]
-    tables = [kind_table(rows, kind) for kind in TITLES if any(kind in kinds for kinds in rows.values())]
+    short = {name: cut_digests(model) for name, model in metrics["backbones"].items()}
+    tables = [kind_table(rows, kind, short) for kind in TITLES if any(kind in kinds for kinds in rows.values())]
     tables += [difference_table(pairs, kind) for kind, pairs in metrics["differences"].items()]
     samples = ctx.read("evaluate", spaced(sorted(index.keys), MAX_EXAMPLES))
     whole = next(kinds["all"] for kinds in rows.values() if kinds)
-    backbones = "; ".join(f"{name}: {cut_digests(model)}" for name, model in metrics["backbones"].items())
     return EvaluationView(
+        subjects=metrics["subjects"],
         note=(
-            f"{whole['objects']} held-out objects, {whole['images']} images a row. Mean \u00b1 standard error over "
-            "objects, in brackets the standard deviation over seeds. Identity: masked cosine to the references; "
-            "geometric: mean of identity and text of each image; clipped: share of values at 0 or 255. "
-            f"Scored with {backbones}."
+            f"{whole['objects']} {metrics['subjects']}, {whole['images']} images a row. Mean [95 % bootstrap interval "
+            "over objects], in round brackets the standard deviation over seeds. Identity: masked cosine to the "
+            "references; geometric: mean of identity and text of each image; copy_paste: cosine of the background to "
+            "that of the nearest reference; diversity: 1 - cosine between seeds; clipped: share of values at 0 or 255. "
+            f"The model behind a number stands beside its name; evaluated is a {short.get('model', 'model')}."
         ),
         tables=tables,
         examples=[example(sample, number) for number, sample in enumerate(samples)],
@@ -84,52 +88,41 @@ def view(ctx: StageContext) -> EvaluationView | None:
 
 
 def row_name(row: str) -> str:
-    """`ours-3` as `ours, 3 references`."""
-    if row == "copy":
-        return "first reference, copied"
+    """`ours-3` as `ours, 3 references`; rows that were made elsewhere keep their name."""
+    fixed = {"copy": "first reference, copied", "base": "base model, no references"}
     method, _, count = row.partition("-")
-    words = {"base": "base model", "ours": "ours", "plain": "plain guidance"}
-    name = words.get(method, method)
-    if not count:
-        return f"{name}, no references"
-    return f"{name}, {count} reference{'s' if count != '1' else ''}"
+    words = {"ours": "ours", "plain": "plain guidance"}
+    if method not in words or not count.isdigit():
+        return fixed.get(row, row)
+    return f"{words[method]}, {count} reference{'s' if count != '1' else ''}"
 
 
-def kind_table(rows: Mapping[str, Mapping[str, Any]], kind: str) -> Table:
+def kind_table(rows: Mapping[str, Mapping[str, Any]], kind: str, backbones: Mapping[str, str]) -> Table:
     cells = {row: kinds[kind] for row, kinds in rows.items() if kind in kinds}
-    metrics = [name for name in METRICS if name in next(iter(cells.values()))]
+    metrics = [name for name in METRICS if any(name in cell for cell in cells.values())]
     return Table(
         title=TITLES[kind],
-        header=["", *metrics],
+        header=["", *(f"{name}: {backbones[name]}" if name in backbones else name for name in metrics)],
         rows=[
-            TableRow([row_name(row), *(cell_text(cell[name]) for name in metrics)], row.startswith("ours"))
+            TableRow([row_name(row), *(cell_text(cell.get(name)) for name in metrics)], row.startswith("ours-"))
             for row, cell in cells.items()
         ],
     )
 
 
 def difference_table(differences: Mapping[str, Mapping[str, Cell]], kind: str) -> Table:
-    """Differences of two rows on one kind of prompt, paired by object."""
-    metrics = [name for name in METRICS if name in next(iter(differences.values()))]
+    """Differences of two rows on one kind of prompt, paired by object, prompt and seed."""
+    metrics = [name for name in METRICS if any(name in cells for cells in differences.values())]
     rows = []
     for pair, cells in differences.items():
         first, second = pair.split(" - ")
         name = f"{row_name(first)}, less {row_name(second)}"
-        rows.append(TableRow([name, *(signed_text(cells[metric]) for metric in metrics)], False))
-    return Table(f"Differences, paired by object: {TITLES[kind].lower()}", ["", *metrics], rows)
+        rows.append(TableRow([name, *(signed_text(cells.get(metric)) for metric in metrics)], False))
+    return Table(f"Differences, paired by image: {TITLES[kind].lower()}", ["", *metrics], rows)
 
 
-def cell_text(cell: Cell) -> str:
-    text = f"{cell['mean']:.3f}"
-    if cell["standard_error"] is not None:
-        text += f" \u00b1 {cell['standard_error']:.3f}"
-    if cell.get("seed_std") is not None:
-        text += f" ({cell['seed_std']:.3f})"
-    return text
-
-
-def signed_text(cell: Cell) -> str:
-    return ("" if cell["mean"] < 0 else "+") + cell_text(cell)
+def signed_text(cell: Cell | None) -> str:
+    return ("+" if cell is not None and (cell["mean"] or 0) >= 0 else "") + cell_text(cell)
 
 
 def example(sample: Sample, number: int) -> Example:

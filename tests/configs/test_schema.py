@@ -1,6 +1,7 @@
 """Recipes and runtimes: every mistake is an error that names the key, the value and what is allowed."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -185,3 +186,34 @@ def test_the_active_recipe_of_a_fresh_checkout_is_the_demo() -> None:
 def test_models_outside_the_licence_allow_list_are_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"models\.licences allows MIT, but not miniature-clip \(Apache-2\.0\)"):
         load_recipe("miniature", ("models.licences=[MIT]",))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("evaluate.benchmark=dreambooth",), "evaluate.benchmark_folder is not set; download the benchmark"),
+        (
+            ("evaluate.benchmark=dreambooth", "evaluate.benchmark_folder=x"),
+            "evaluate.text_metric is clip_facts, and prompts of dreambooth carry no facts; allowed: tifa, clip_score",
+        ),
+        (("evaluate.text_metric=tifa",), "evaluate.text_metric is tifa, and models.vqa is not set"),
+        (("evaluate.metrics=[dino]",), "evaluate.metrics names dino, and models.dino is not set"),
+        (("evaluate.external={ours: x}",), "evaluate.external names a row ours, as the evaluation's own is called"),
+        (("models.detector=grounding-dino-base",), "SAM needs a detector, and only SAM takes one"),
+        (("models.segmenter=sam-vit-huge",), "SAM needs a detector, and only SAM takes one"),
+        (
+            ("models.vqa=blip-vqa-base", "models.licences=[Apache-2.0, BSD-3-Clause]", "evaluate.text_metric=tifa"),
+            "nothing asks its questions; set evaluate.questions to a file",
+        ),
+    ],
+)
+def test_an_evaluation_that_cannot_be_made_says_what_it_lacks(overrides: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_recipe("miniature", overrides)
+
+
+def test_the_dreambooth_recipe_evaluates_the_model_of_flux_rigid_and_makes_no_other_stage_again() -> None:
+    base, own = load_recipe("flux-rigid"), load_recipe("dreambooth")
+    assert {name for name, _ in base if getattr(base, name) != getattr(own, name)} == {"models", "evaluate"}
+    added = {role for role, ref in own.models.by_role.items() if ref != base.models.by_role.get(role)}
+    assert added == {"dino", "segmenter", "detector", "vqa"}

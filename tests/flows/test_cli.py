@@ -35,6 +35,8 @@ def test_help_names_every_command_and_imports_nothing_heavy(tmp_path: Path) -> N
     commands = (
         "run",
         "plan",
+        "study",
+        "evaluate",
         "status",
         "retry-failed",
         "run-shard",

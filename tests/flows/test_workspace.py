@@ -56,7 +56,7 @@ def test_without_a_recipe_the_error_says_how_to_name_one(tmp_path: Path) -> None
 
 
 def test_the_digest_of_a_folder_follows_contents_and_names_and_not_times(tmp_path: Path, meshes: Path) -> None:
-    section = folder_recipe(str(meshes)).assets
+    section = folder_recipe(str(meshes))
     first = input_values(section, tmp_path)
     os.utime(meshes / "cup.glb", (1, 1))
     assert input_values(section, tmp_path) == first
@@ -69,7 +69,7 @@ def test_the_digest_of_a_folder_follows_contents_and_names_and_not_times(tmp_pat
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"assets\.folder is .*nowhere: no such file or folder; set it with --set"):
-        input_values(folder_recipe(str(tmp_path / "nowhere")).assets, tmp_path)
+        input_values(folder_recipe(str(tmp_path / "nowhere")), tmp_path)
 
 
 def test_a_changed_mesh_changes_the_signature_of_the_assets(tmp_path: Path, meshes: Path) -> None:
@@ -85,11 +85,30 @@ def test_a_changed_mesh_changes_the_signature_of_the_assets(tmp_path: Path, mesh
     assert stage_signature(graph, "assets", workspace) != before
 
 
+def test_paths_of_the_evaluation_are_resolved_and_hashed_row_by_row(
+    tmp_path: Path, meshes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = choose_recipe(tmp_path / "work", "miniature", ("evaluate.external.jedi=meshes",))
+    assert recipe.evaluate.external == {"jedi": str(meshes)}
+    first = input_values(recipe, tmp_path)
+    (meshes / "cup.glb").write_bytes(b"cap")
+    second = input_values(recipe, tmp_path)
+    assert first["evaluate"].keys() == second["evaluate"].keys() == {"external.jedi"}
+    assert first != second and first["assets"] == second["assets"] == {}
+    workspace = bare_workspace(tmp_path / "bare", f"evaluate.external.jedi={meshes}")
+    assert choose_recipe(workspace, None, ("seed=3",)).evaluate.external == {"jedi": str(meshes)}
+    with pytest.raises(
+        ConfigError, match=r"evaluate\.external\.x is .*gone: no such file or folder; set it with --set ev"
+    ):
+        input_values(choose_recipe(workspace, None, ("evaluate.external.x=gone",)), tmp_path, ("evaluate",))
+
+
 def test_a_recipe_without_paths_has_no_digests(tmp_path: Path) -> None:
     recipe = resolve_paths(load_recipe("miniature"), tmp_path, tmp_path)
     (tmp_path / "configs").mkdir()
     write_inputs(recipe, tmp_path)
-    assert yaml.safe_load((tmp_path / "configs/inputs.yaml").read_text()) == {"assets": {}}
+    assert yaml.safe_load((tmp_path / "configs/inputs.yaml").read_text()) == {"assets": {}, "evaluate": {}}
 
 
 def test_runs_are_hermetic_and_quiet_but_the_caller_may_say_otherwise(
@@ -117,11 +136,11 @@ def test_the_runtime_travels_in_the_environment_so_that_dvc_does_not_track_it(tm
 def test_a_workspace_inside_the_folder_of_meshes_is_refused(meshes: Path) -> None:
     for workspace in (meshes, meshes / "more"):
         with pytest.raises(ConfigError, match="lies in it; take a --workspace outside"):
-            input_values(folder_recipe(str(meshes)).assets, workspace)
+            input_values(folder_recipe(str(meshes)), workspace)
 
 
 def test_hidden_files_are_no_part_of_the_digest(tmp_path: Path, meshes: Path) -> None:
-    section = folder_recipe(str(meshes)).assets
+    section = folder_recipe(str(meshes))
     first = input_values(section, tmp_path)
     (meshes / ".DS_Store").write_bytes(b"x")
     assert input_values(section, tmp_path) == first

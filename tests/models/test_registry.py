@@ -85,7 +85,7 @@ def test_an_unset_revision_says_how_to_make_the_weights(quality, monkeypatch):
     ("change", "message"),
     [
         ({"source": "disk:/x"}, "allowed: miniature:FOLDER, hub:OWNER/NAME, folder:PATH"),
-        ({"architecture": "vgg"}, "architecture 'vgg'; known: causal_lm, clip"),
+        ({"architecture": "vgg"}, "architecture 'vgg'; known: blip_vqa, causal_lm, clip"),
         ({"source": "hub:owner/name", "revision": "main"}, "'main' of owner/name is not a pin"),
     ],
 )

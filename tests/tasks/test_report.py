@@ -233,10 +233,10 @@ def test_evaluation_table_and_pictures(finished, tmp_path):
     said = " ".join(page.texts["evaluation"].split())
     assert "Background-change prompts" in said
     assert "Property-change prompts" in said
-    assert "2 held-out objects, 8 images a row" in said
-    assert "ours, 3 references 0.605 \u00b1 0.000 (0.007)" in said
+    assert said.startswith("Evaluation on held-out objects (miniature) 2 held-out objects, 8 images a row")
+    assert "ours, 3 references 0.605 [0.605, 0.605] (0.007)" in said
     assert "ours, 1 reference, less base model, no references +0.100" in said
-    assert "tiny-dino@" + "a" * 12 + "." in said
+    assert said.count("identity: tiny-dino@" + "a" * 12 + " ") == 3, "beside the numbers of each kind of prompt"
     shown = [image["alt"] for image in page.images if image["alt"].endswith("kettle")]
     methods = ["base model, no references", "ours, 1 reference", "ours, 3 references"]
     methods += ["plain guidance, 1 reference", "plain guidance, 3 references"]
@@ -256,7 +256,7 @@ def test_example_pictures_of_a_row_share_prompt_and_seed_and_kinds_take_turns(fi
     ("failed", "said"),
     [
         ({}, "No object of this recipe is held out"),
-        ({"evaluate": [("kettle", "no_prompts", "none")]}, "All 1 held-out"),
+        ({"evaluate": [("kettle", "no_prompts", "none")]}, "All 1 objects"),
     ],
 )
 def test_nothing_to_evaluate_is_said(tmp_path, failed, said):

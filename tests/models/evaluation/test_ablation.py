@@ -1,7 +1,6 @@
-import numpy as np
 import pytest
 
-from models.evaluation.ablation import MEASURES, Run, difference, interval, share_of, summary
+from models.evaluation.ablation import MEASURES, Run, difference, share_of, summary
 
 
 def run(row: str, seed: int, values: dict[str, float], kept: float = 0.5) -> Run:
@@ -38,24 +37,6 @@ def test_a_set_without_a_value_is_left_out() -> None:
     assert unseen.has("quality") and not unseen.has("identity")
 
 
-def test_the_interval_covers_the_mean_about_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(0)
-    hits = 0
-    for draw in range(100):
-        found = interval({str(place): [value] for place, value in enumerate(rng.normal(0.3, 0.2, 60))}, f"draw {draw}")
-        hits += found.low <= 0.3 <= found.high
-    assert 85 <= hits <= 100
-
-
 def test_nothing_to_average_is_an_error() -> None:
     with pytest.raises(ValueError, match="no values to average"):
         difference(RUNS, "full", "nobody", "identity")
-
-
-def test_sets_of_one_object_are_drawn_together() -> None:
-    rng = np.random.default_rng(0)
-    values = rng.normal(0, 1, 40)
-    alone = interval({str(place): [value] for place, value in enumerate(values)}, "x")
-    thrice = interval({str(place): [value] * 3 for place, value in enumerate(values)}, "x")
-    assert thrice.mean == pytest.approx(alone.mean)
-    assert thrice.high - thrice.low == pytest.approx(alone.high - alone.low), "three copies are no more evidence"

@@ -1,12 +1,10 @@
-import csv
-import io
 import math
 from typing import Any
 
 import pytest
 
 from models.evaluation.record import METRICS
-from models.evaluation.tables import aggregate, as_csv, as_markdown, differences
+from models.evaluation.tables import aggregate, differences
 
 
 def score(row: str, kind: str, name: str, seed: int, identity: float, prompt: int = 0, **more: float) -> dict[str, Any]:
@@ -47,7 +45,8 @@ def test_kinds_are_apart_and_together_and_missing_spreads_are_none() -> None:
     table = aggregate(SCORES, ["base", "ours-1"])
     assert set(table["ours-1"]) == {"background", "property", "all"}
     assert set(table["base"]) == {"background", "all"}
-    assert table["ours-1"]["property"]["identity"] == {"mean": 0.1, "standard_error": None, "seed_std": None}
+    cell = table["ours-1"]["property"]["identity"]
+    assert cell == {"mean": 0.1, "standard_error": None, "low": None, "high": None, "seed_std": None}
     assert table["ours-1"]["all"]["images"] == 7
     assert table["base"]["all"]["identity"]["mean"] == pytest.approx(0.3)
 
@@ -62,32 +61,43 @@ def test_the_geometric_score_is_the_mean_of_per_image_values_not_the_mean_of_the
     assert cell["identity"]["mean"] == cell["text"]["mean"] == 0.5
 
 
-def test_differences_are_paired_by_object() -> None:
+def test_differences_are_of_the_same_object_prompt_and_seed() -> None:
     gaps = differences(SCORES, [("ours-1", "base"), ("ours-3", "base")])
-    mug = (0.2 + 0.4 + 0.6 + 0.8 + 0.1) / 5 - 0.1
-    chair = 0.8 - 0.5
+    mug, chair = 0.2 - 0.1, 0.9 - 0.5
     found = gaps["all"]["ours-1 - base"]["identity"]
     assert found["mean"] == pytest.approx((mug + chair) / 2, abs=1e-4)
     assert found["standard_error"] == pytest.approx(abs(mug - chair) / 2, abs=1e-4)
+    assert (found["low"], found["high"]) == pytest.approx((mug, chair), abs=1e-4)
     assert "ours-3 - base" not in gaps["all"]
     assert set(gaps) == {"background", "all"}, "base has no property prompt to pair with"
 
 
-def test_the_files_hold_the_table() -> None:
-    table = aggregate(SCORES, ["base", "ours-1"])
-    lines = list(csv.DictReader(io.StringIO(as_csv(table))))
-    assert len(lines) == 5 * len(METRICS)
-    chosen = next(line for line in lines if (line["row"], line["kind"], line["metric"]) == ("base", "all", "identity"))
-    assert (chosen["mean"], chosen["seed_std"], chosen["objects"]) == ("0.3", "", "2")
-    text = as_markdown(table, differences(SCORES, [("ours-1", "base")]), {"identity": "dino@123"}, "Evaluation")
-    assert "## background prompts" in text and "## property prompts" in text and "## all prompts" in text
-    assert "| base | 0.300 +- 0.200 | 0.500 +- 0.000 |" in text
-    assert "| ours-1 - base | 0.310 +- 0.010 |" in text
-    assert "- identity: dino@123" in text
+def test_pairing_sees_a_constant_gain_that_the_spread_of_objects_hides() -> None:
+    rows = [
+        score(row, "background", f"object-{place}", 0, place / 10 + gain)
+        for place in range(10)
+        for row, gain in (("base", 0.0), ("ours-1", 0.05))
+    ]
+    cells = aggregate(rows, ["base", "ours-1"])
+    assert cells["base"]["all"]["identity"]["high"] > cells["ours-1"]["all"]["identity"]["low"]
+    gap = differences(rows, [("ours-1", "base")])["all"]["ours-1 - base"]["identity"]
+    assert (gap["low"], gap["mean"], gap["high"]) == (0.05, 0.05, 0.05)
 
 
-def test_no_images_give_an_empty_table() -> None:
-    table = aggregate([], ["base"])
-    assert table == {"base": {}}
-    assert len(as_csv(table).splitlines()) == 1
-    assert "backbones" in as_markdown(table, {}, {}, "Evaluation")
+def test_intervals_are_over_objects_not_images() -> None:
+    rows = [
+        score("base", "background", name, 0, value, p) for name, value in (("a", 0.0), ("b", 1.0)) for p in range(9)
+    ]
+    cell = aggregate(rows, ["base"])["base"]["all"]["identity"]
+    assert (cell["low"], cell["mean"], cell["high"]) == (0.0, 0.5, 1.0)
+
+
+def test_numbers_that_some_images_lack_are_averaged_over_the_others() -> None:
+    rows = [score("base", "background", "a", 0, 0.5, 0), score("base", "background", "a", 0, 0.5, 1)]
+    rows[0]["copy_paste"] = 0.25
+    for row in rows:
+        row["dino"] = None
+    rows[1]["copy_paste"] = None
+    cell = aggregate(rows, ["base"])["base"]["all"]
+    assert cell["copy_paste"]["mean"] == 0.25
+    assert "dino" not in cell

@@ -1,0 +1,1 @@
+"""Published customization benchmarks, read from their own folder layouts."""

@@ -1,0 +1,58 @@
+"""CustomConcept101: `dataset.json`, `prompts/*.txt` and `benchmark_dataset/CONCEPT/*`, as in its repository."""
+
+import json
+import re
+from pathlib import Path
+
+from configs.schema import ConfigError
+from data.benchmarks.base import BenchmarkObject, images_in, labels, text_of
+from data.records import Prompt
+
+NAME = "customconcept101"
+LIST = "dataset.json"
+FIX = (
+    "point evaluate.benchmark_folder at the customconcept101 folder of github.com/adobe-research/custom-diffusion, "
+    "with benchmark_dataset.zip unpacked in it"
+)
+KEYS = ("class_prompt", "instance_data_dir", "prompt_filename")
+
+
+def read(folder: Path) -> list[BenchmarkObject]:
+    """The concepts in the order of their list. ConfigError names the file that is missing or not as published."""
+    path = folder / LIST
+    try:
+        entries = json.loads(text_of(path, FIX))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: not JSON: {error}; {FIX}") from error
+    if not isinstance(entries, list) or not entries:
+        raise ConfigError(f"{path}: no list of concepts; {FIX}")
+    found = []
+    for place, entry in enumerate(entries):
+        missing = [key for key in KEYS if not isinstance(entry, dict) or not isinstance(entry.get(key), str)]
+        if missing:
+            raise ConfigError(f"{path}: entry {place} has no {missing[0]}; {FIX}")
+        images = folder / entry["instance_data_dir"]
+        prompts = folder / entry["prompt_filename"]
+        lines = [line.strip() for line in text_of(prompts, FIX).splitlines() if line.strip()]
+        without = [line for line in lines if "{}" not in line]
+        if without or not lines:
+            wrong = repr(without[0]) if without else "no line at all"
+            raise ConfigError(f"{prompts}: {wrong} has no {{}} for the class; {FIX}")
+        found.append(
+            BenchmarkObject(
+                object_id=images.name.lower(),
+                category=entry["class_prompt"],
+                phrase=entry["class_prompt"],
+                references=images_in(images, FIX),
+                prompts=tuple(
+                    Prompt(text=line.replace("{}", entry["class_prompt"]), kind=kind_of(line)) for line in lines
+                ),
+            )
+        )
+    return found
+
+
+def kind_of(line: str) -> str:
+    """background or property, by the phrases in configs."""
+    phrases = "|".join(map(re.escape, labels(NAME)["property_phrases"]))
+    return "property" if re.search(rf"\b(?:{phrases})\b", line, re.IGNORECASE) else "background"

@@ -1,0 +1,112 @@
+"""The files of an evaluation: table as CSV and Markdown, and the scores of every image as Parquet.
+
+The backbone that a number comes from stands beside it: in every line of the CSV, under every heading of the Markdown,
+and in the metadata of the Parquet file's columns.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from models.evaluation.record import METRICS
+from models.evaluation.tables import ALL, KINDS, Scores
+
+Table = Mapping[str, Mapping[str, Mapping[str, Any]]]
+Backbones = Mapping[str, str]
+"""Metric (or "model") -> name@revision of all that it comes from."""
+SPREADS = ("mean", "standard_error", "low", "high", "seed_std")
+SHORT = 12
+"""Characters of a revision in a heading."""
+
+
+def as_csv(table: Table, backbones: Backbones) -> str:
+    """One line per row, kind and metric."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["row", "kind", "metric", *SPREADS, "objects", "images", "backbone"])
+    for row, kinds in table.items():
+        for kind, cell in kinds.items():
+            for metric in (name for name in METRICS if name in cell):
+                numbers = ["" if cell[metric][spread] is None else cell[metric][spread] for spread in SPREADS]
+                counts = [cell["objects"], cell["images"], backbones.get(metric, "")]
+                writer.writerow([row, kind, metric, *numbers, *counts])
+    return out.getvalue()
+
+
+def as_markdown(table: Table, gaps: Table, backbones: Backbones, title: str) -> str:
+    """Tables per kind of prompt, mean and 95 % bootstrap interval over objects: rows, paired differences, backbones."""
+    lines = [f"# {title}", ""]
+    for kind in (*KINDS, ALL):
+        own = {row: kinds[kind] for row, kinds in table.items() if kind in kinds}
+        if not own:
+            continue
+        counts = sorted({f"{cell['objects']} objects, {cell['images']} images" for cell in own.values()})
+        lines += [
+            f"## {kind} prompts" if kind != ALL else "## all prompts",
+            "",
+            f"{' or '.join(counts)} per row; mean [95 % bootstrap interval over objects] (standard deviation over "
+            "seeds)",
+            "",
+            *_table("row", own, backbones),
+            "",
+        ]
+        if kind in gaps:
+            lines += ["Differences, paired by object, prompt and seed:", "", *_table("rows", gaps[kind], backbones), ""]
+    lines += ["## backbones", "", *(f"- {metric}: {model}" for metric, model in backbones.items()), ""]
+    return "\n".join(lines)
+
+
+def _table(first: str, rows: Mapping[str, Mapping[str, Any]], backbones: Backbones) -> list[str]:
+    metrics = [name for name in METRICS if any(name in cells for cells in rows.values())]
+    headings = [f"{name}<br>{_short(backbones[name])}" if name in backbones else name for name in metrics]
+    return [
+        f"| {first} | {' | '.join(headings)} |",
+        f"|---|{'---|' * len(metrics)}",
+        *(
+            f"| {name} | {' | '.join(cell_text(cells.get(metric)) for metric in metrics)} |"
+            for name, cells in rows.items()
+        ),
+    ]
+
+
+def _short(backbone: str) -> str:
+    return re.sub(r"@(\w{" + str(SHORT) + r"})\w+", r"@\1", backbone)
+
+
+def cell_text(cell: Mapping[str, float | None] | None) -> str:
+    """`0.731 [0.702, 0.760] (0.004)`; a dash for a number that a row does not have."""
+    if cell is None:
+        return "-"
+    text = f"{cell['mean']:.3f}"
+    if cell["low"] is not None:
+        text += f" [{cell['low']:.3f}, {cell['high']:.3f}]"
+    if cell.get("seed_std") is not None:
+        text += f" ({cell['seed_std']:.3f})"
+    return text
+
+
+def as_parquet(scores: Scores, backbones: Backbones) -> bytes:
+    """One line per image; equal scores give equal bytes under one version of pyarrow."""
+    texts, whole = ("object", "row", "kind", "name"), ("prompt", "seed", "noise_seed", "references")
+    fields = [
+        *(pa.field(name, pa.string()) for name in texts),
+        *(pa.field(name, pa.int64()) for name in whole),
+        *(
+            pa.field(
+                name,
+                pa.bool_() if name == "object_found" else pa.float64(),
+                metadata={"backbone": backbones[name]} if name in backbones else None,
+            )
+            for name in METRICS
+        ),
+    ]
+    schema = pa.schema(fields)
+    table = pa.table({name: [score[name] for score in scores] for name in schema.names}, schema=schema)
+    out = pa.BufferOutputStream()
+    pq.write_table(table, out, compression="zstd")
+    return out.getvalue().to_pybytes()

@@ -1,0 +1,1 @@
+"""What the evaluate stage is made of: subjects, rows, scores."""
