@@ -13,8 +13,8 @@ from data.correspondence import Correspondence
 from models.flux.generator import FluxGenerator
 from models.flux.layout import pack
 from models.flux.model import FluxModel
-from models.flux.sampling import initial_noise
 from models.generator import GenerateSettings, ImageSetGenerator, SetRequest
+from models.latents import initial_noise
 
 Folder = Callable[[bool, bool], Path]
 SIDE = 32
