@@ -218,6 +218,7 @@ def _generate(ctx: StageContext, customizer: Customizer, row: Row, shots: Sequen
         steps=section.steps,
         guidance_scale=section.guidance_scale,
         image_scale=section.image_scale,
+        image_scale_rise=section.image_scale_rise,
         text_scale=section.text_scale if row.adapted else section.base_text_scale,
         guidance=row.guidance,
     )
@@ -226,6 +227,7 @@ def _generate(ctx: StageContext, customizer: Customizer, row: Row, shots: Sequen
             shot.held_out.record.prompts[shot.prompt].text,
             shot.noise_seed,
             shot.held_out.references[: row.references],
+            shot.held_out.masks[: row.references],
         )
         for shot in shots
     ]

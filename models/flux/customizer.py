@@ -83,8 +83,11 @@ class FluxCustomizer(FluxModel):
         with lora.lora_off(self.transformer):
             yield
 
+    needs_masks = False
+    """Targets attend to whole references (thesis C.1.2)."""
+
     @torch.no_grad()
-    def image_features(self, images: Sequence[np.ndarray]) -> list[Features]:
+    def image_features(self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray] | None = None) -> list[Features]:
         """{"tokens": (N, 4C) clean, "grid": (2,) rows and columns} per uint8 (H, W, 3) image, all of one size."""
         tokens = self.encode_images(np.stack(images)).cpu()
         grid = torch.tensor(self.token_grid(*images[0].shape[:2]))
@@ -218,7 +221,7 @@ class FluxCustomizer(FluxModel):
         references = self._references_of(requests, grid)
         combine = normalised_dual_guidance if settings.guidance == "normalised" else plain_dual_guidance
 
-        def velocity(_step: int, sigma: float, tokens: Tensor) -> Tensor:
+        def velocity(step: int, sigma: float, tokens: Tensor) -> Tensor:
             def predict(tokens: Tensor, text: TextEmbeddings, references: Prepared | None) -> Tensor:
                 levels = torch.full((len(tokens),), sigma)
                 return self.predict(tokens, levels, text, references, grid, settings.guidance_scale).float()
@@ -227,7 +230,8 @@ class FluxCustomizer(FluxModel):
             if references is None:
                 return text_guidance(without_text, with_text, settings.text_scale)
             without_both = predict(tokens, empty, None)
-            return combine(without_both, without_text, with_text, settings.image_scale, settings.text_scale)
+            scale = settings.image_scale_at(step)
+            return combine(without_both, without_text, with_text, scale, settings.text_scale)
 
         return denoise(scheduler, pack(noise).to(self.device), velocity)
 
