@@ -1,6 +1,6 @@
 """What is trained of a U-Net, in one file: a LoRA on self-attention, and the IP-Adapter's image keys and values.
 
-`unet.*` is the LoRA as `unet.load_lora_adapter` reads it, and, through `lora_weights`, a pipeline's `load_lora_weights`,
+`unet.*` is the LoRA as `unet.load_lora_adapter` reads it and, by `lora_weights`, a pipeline's `load_lora_weights`,
 which takes no other tensors beside. `ip_adapter.*` and `image_proj.*` are a published IP-Adapter Plus, resampler
 included, that a pipeline's `load_ip_adapter` reads from the very file.
 """
@@ -76,4 +76,4 @@ def load_adapter(unet: UNet2DConditionModel, file: Path) -> dict[str, str]:
 def lora_weights(file: Path) -> dict[str, Tensor]:
     """The LoRA of a checkpoint alone, for `load_lora_weights` of a diffusers pipeline."""
     with safe_open(file, framework="pt") as opened:
-        return {name: opened.get_tensor(name) for name in opened.keys() if name.startswith(f"{PREFIX}.")}
+        return {name: opened.get_tensor(name) for name in opened.offset_keys() if name.startswith(f"{PREFIX}.")}

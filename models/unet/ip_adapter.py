@@ -33,7 +33,7 @@ _PARTS = {
 def read_ip_adapter(file: Path) -> dict[str, Tensor]:
     """The IP-Adapter's tensors of a safetensors file by their published names, others left out."""
     with safe_open(file, framework="pt") as opened:
-        return {name: opened.get_tensor(name) for name in opened.keys() if name.startswith((RESAMPLER, LAYERS))}
+        return {name: opened.get_tensor(name) for name in opened.offset_keys() if name.startswith((RESAMPLER, LAYERS))}
 
 
 def install_ip_adapter(unet: UNet2DConditionModel, tensors: Mapping[str, Tensor]) -> IPAdapterPlusImageProjection:

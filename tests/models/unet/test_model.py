@@ -5,8 +5,9 @@ from shutil import copytree
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
+from tiny_unet import picture, pipeline_of
 
 from models.unet.customizer import UNetCustomizer
 from models.unet.model import UNetModel
@@ -15,33 +16,8 @@ torch.set_num_threads(1)
 Folder = Callable[[bool], Path]
 
 
-def picture(seed: int, side: int = 16) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
-
-
 def load(folder: Path) -> UNetModel:
     return UNetModel.from_pretrained(folder, "cpu", torch.float32)
-
-
-def pipeline_of(folder: Path) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
-    """diffusers' own pipeline of the same folder, with the IP-Adapter that it loads itself."""
-    model = load(folder)
-    parts = {
-        "unet": UNet2DConditionModel.from_pretrained(folder / "unet"),
-        "vae": model.vae,
-        "text_encoder": model.text_encoders[0],
-        "tokenizer": model.tokenizers[0],
-        "scheduler": DDPMScheduler.from_pretrained(folder / "scheduler"),
-        "image_encoder": model.image_encoder,
-        "feature_extractor": model.feature_extractor,
-    }
-    if model.sdxl:
-        more = {"text_encoder_2": model.text_encoders[1], "tokenizer_2": model.tokenizers[1]}
-        pipeline = StableDiffusionXLPipeline(**parts, **more)
-    else:
-        pipeline = StableDiffusionPipeline(**parts, safety_checker=None)
-    pipeline.load_ip_adapter(folder, subfolder="ip_adapter", weight_name="ip-adapter-plus.safetensors")
-    return pipeline
 
 
 @torch.no_grad()
