@@ -64,12 +64,12 @@ class CustomizeSettings:
     """Embedded (distilled) guidance; a model without guidance embeddings ignores it."""
     image_scale: float = 1.0
     """s_I of thesis Eq. 5.4, at the first step."""
-    image_scale_rise: float = 0.0
-    """By how much s_I grows, linearly, from the first step to the last (thesis C.1.2)."""
     text_scale: float = 1.5
     """s_c of thesis Eq. 5.4; without references the scale of plain text guidance."""
     guidance: Literal["normalised", "plain"] = "normalised"
     """normalised: Eq. 5.4; plain: the same without normalising the two guidance vectors."""
+    image_scale_rise: float = 0.0
+    """By how much s_I grows, linearly, from the first step to the last (thesis C.1.2)."""
 
     def __post_init__(self) -> None:
         for name, low, high in (

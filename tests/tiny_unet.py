@@ -37,7 +37,7 @@ SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end":
 QUERIES, RESAMPLED, VISION = 3, 16, 20
 
 
-def tiny_tokenizer(length: int = 8) -> PreTrainedTokenizerFast:
+def tiny_tokenizer(length: int = 12) -> PreTrainedTokenizerFast:
     vocabulary = {word: index for index, word in enumerate(["<pad>", "<unk>", "</s>", *WORDS])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Whitespace()
@@ -85,7 +85,7 @@ def text_config(width: int) -> CLIPTextConfig:
         intermediate_size=2 * width,
         num_hidden_layers=2,
         num_attention_heads=2,
-        max_position_embeddings=8,
+        max_position_embeddings=12,
         projection_dim=10,
         eos_token_id=2,
         pad_token_id=0,
@@ -179,7 +179,7 @@ def build(folder: Path, sdxl: bool) -> Path:
 
 
 def unet_ref(folder: Path, sdxl: bool = False) -> ModelRef:
-    """2-pixel latents, 8 text tokens; knows a red blue green striped mug on the beach in forest blurry dark."""
+    """2-pixel latents, 12 text tokens; knows a red blue green striped mug on the beach in forest blurry dark."""
     return ref_of(build(folder, sdxl), "unet")
 
 

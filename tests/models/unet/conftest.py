@@ -8,7 +8,7 @@ from tiny_unet import build
 
 @pytest.fixture(scope="session")
 def unet_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path]:
-    """unet_folder(sdxl): 2-pixel latents of 4 channels, text of 8 tokens, image tokens of 16 px in 8 px patches."""
+    """unet_folder(sdxl): 2-pixel latents of 4 channels, text of 12 tokens, image tokens of 16 px in 8 px patches."""
 
     @functools.cache
     def folder(sdxl: bool) -> Path:
