@@ -145,7 +145,9 @@ class Generate(Budget):
     true_cfg_scale: Annotated[float, Field(ge=1, le=30)] = 2.5
     cfg_start_step: Annotated[int, Field(ge=0)] = Field(1, description="first step with the negative prompt")
     negative_prompt: str = "3d render, low resolution, blurry, cartoon, illustration"
-    prompt_suffix: str = Field("", description="appended to every prompt, for example to put the object on the ground")
+    prompt_suffix: str = Field(
+        "", description="a sentence behind every prompt, for example to put the object on the ground"
+    )
     appearance: bool = Field(True, description="objects without mesh: tell the model what they look like, in words")
     mask_words: Literal["noun", "appearance"] = Field(
         "noun", description="objects without mesh: words whose attention gives the mask; the paper has the noun"
@@ -176,6 +178,7 @@ class Select(Budget):
         1.0, description="similarity of two backgrounds of a set: the context must change; 1: any"
     )
     max_clipped: Share = Field(1.0, description="share of values that are 0 or 255; 1: any")
+    max_saturation: Share = Field(1.0, description="mean HSV saturation; 1: any")
     min_area: Share = Field(0.0, description="object share of the frame; 0: any")
     max_cut_off: Share = Field(1.0, description="share of the object's outline on the border of the frame; 1: any")
     max_hash_distance: Annotated[int, Field(ge=-1, le=8)] = Field(
@@ -394,7 +397,9 @@ class Runtime(Section):
     threads_per_worker: Annotated[int, Field(ge=0)] = Field(
         0, description="torch threads; 0: cores / shards of the stage, at least 1, so that workers change no byte"
     )
-    offload: bool = Field(False, description="generation: parts of a model are on the device only while they work")
+    offload: Literal["none", "text_encoders", "all"] = Field(
+        "none", description="generation: which parts of a model are on the device only while they work"
+    )
     retries: Annotated[int, Field(ge=0, le=20)] = Field(2, description="per shard, for transient errors only")
     max_tasks_per_worker: Annotated[int, Field(ge=0)] = Field(0, description="recycle a worker process; 0: never")
     min_free_disk_gb: Annotated[float, Field(ge=0)] = 1.0

@@ -3,13 +3,13 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations_with_replacement, pairwise
 
 import numpy as np
 
 BITS = 64
 BLOCK = 4096
-"""Hashes that are compared with a whole bucket at a time."""
+"""Hashes that are compared with as many others at a time, so that memory does not grow with a bucket."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,19 @@ def _near_pairs(values: np.ndarray, max_distance: int) -> Iterator[tuple[int, in
         order = np.argsort(part, kind="stable")
         edges = np.flatnonzero(np.diff(part[order])) + 1
         for bucket in np.split(order, edges):
-            for start in range(0, len(bucket), BLOCK):
-                rows = bucket[start : start + BLOCK]
-                different = values[rows][:, None] ^ values[bucket][None]
+            for rows, columns in combinations_with_replacement(_blocks(bucket), 2):
+                different = values[rows][:, None] ^ values[columns][None]
                 distance = np.bitwise_count(different)
-                near = (distance <= max_distance) & (rows[:, None] < bucket[None])
+                near = (distance <= max_distance) & (rows[:, None] < columns[None])
                 for earlier_shift, earlier_mask in parts[:number]:
                     near &= different >> np.uint64(earlier_shift) & np.uint64(earlier_mask) != 0
                 for row, column in np.argwhere(near):
-                    yield int(rows[row]), int(bucket[column]), int(distance[row, column])
+                    yield int(rows[row]), int(columns[column]), int(distance[row, column])
+
+
+def _blocks(bucket: np.ndarray) -> list[np.ndarray]:
+    """Runs of BLOCK places; a bucket is in ascending order, so a later run holds later places only."""
+    return [bucket[start : start + BLOCK] for start in range(0, len(bucket), BLOCK)]
 
 
 def _parts(count: int) -> list[tuple[int, int]]:

@@ -113,7 +113,7 @@ class GeneratedRecord(Record):
 
 class ImageScores(Record):
     quality: float = Field(ge=-10, le=20, description="aesthetic score, about 1 to 10")
-    identity: float = Field(ge=-1, le=1, description="mean DINOv2 cosine to the other images of the set")
+    identity: float = Field(ge=-1, le=1, description="mean DINOv2 cosine to the others of the set; -1: no object")
     identity_masked: float = Field(ge=-1, le=1, description="the same with the background masked out")
     clip_image: float = Field(ge=-1, le=1, description="mean CLIP image cosine to the rest of the set")
     clip_text: float = Field(ge=-1, le=1, description="CLIP cosine of image and prompt")
@@ -130,15 +130,17 @@ class ScoreRecord(Record):
     set_id: str
     object_id: str
     images: list[ImageScores]
-    identity_pairs: list[list[float]] = Field(description="K x K DINOv2 cosine of object crops")
+    identity_pairs: list[list[float]] = Field(
+        description="K x K DINOv2 cosine of object crops, -1 beside an image without"
+    )
     background_pairs: list[list[float]] = Field(description="K x K DINOv2 cosine of the images, objects greyed out")
     hashes: list[str] = Field(description="perceptual hash of every image, 64 bits in hexadecimal")
 
 
 class Reason(Record):
     code: str = Field(
-        description="of an image: low_quality, clipped, small_object, cut_off, off_prompt, low_identity, same_context, "
-        "near_duplicate; of a set: set_too_small, duplicate_set"
+        description="of an image: no_object, low_quality, clipped, saturated, small_object, cut_off, off_prompt, "
+        "low_identity, same_context, near_duplicate; of a set: set_too_small, duplicate_set"
     )
     value: float
     threshold: float

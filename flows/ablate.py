@@ -21,18 +21,22 @@ from matplotlib.figure import Figure
 from configs.schema import CONFIGS, ConfigError, Recipe, Runtime, load_recipe
 from data.images import decode_mask, decode_png
 from data.records import ScoreRecord
-from data.shards import load_index, read_all, write_atomic
+from data.shards import Sample, load_index, read_all, write_atomic
 from flows.graph import load_graph
 from flows.history import receipts_in, work_folder
 from flows.inputs import resolve_paths
+from flows.worker import resolve_device
 from flows.workspace import locked, prepare_workspace
 from models import registry
-from models.evaluation.ablation import MEASURES, Run, difference, summary, yield_of
+from models.evaluation.ablation import MEASURES, Run, difference, share_of, summary
 from models.scorers.frame import colour_affinity
 from models.scorers.identity import cosine_pairs, mean_of_others
 
 LAST_STAGE = "select"
-BASE = "full"
+BASE, CEILING = "full", "renders"
+TABLE = "ablation.csv"
+PER_IMAGE = ("quality", "clip_text")
+"""Measures that are taken from the scores as they are."""
 TITLES = {
     "identity": "identity",
     "identity_masked": "identity, background masked",
@@ -81,7 +85,8 @@ def ablate_by_flows(
 
     def body() -> list[Run]:
         os.environ["PREFECT_API_URL"] = str(get_client(sync_client=True).api_url)
-        return ablate(recipe, overrides, wanted, seeds, folder, lambda *of: run_stage_flow(*of, runtime), tell)
+        device = resolve_device(runtime.device)
+        return ablate(recipe, overrides, wanted, seeds, folder, lambda *of: run_stage_flow(*of, runtime), tell, device)
 
     return flow(body, name="ablate data", persist_result=False)()
 
@@ -94,106 +99,143 @@ def ablate(
     folder: Path,
     run_stage: Callable[[str, Path], object],
     tell: Callable[[str], None] = lambda line: None,
+    device: str = "cpu",
 ) -> list[Run]:
     """Run every row under every seed, up to selection, each stage by `run_stage(stage, workspace)`.
 
-    Raises what stages raise; finished shards are kept.
+    `device`: of the measuring. The table of the runs so far is in `folder` after each of them. Raises ConfigError for
+    a recipe whose rows cannot be compared, and what stages raise; finished shards are kept.
     """
     base = load_recipe(recipe, tuple(overrides))
     branch = "deformable" if base.assets.in_words else "rigid"
+    if base.assets.in_words and base.models.segmenter is None:
+        raise ConfigError("models.segmenter is not set; rows of objects without mesh are compared by its masks")
+    look = _Look(base, device)
     runs = []
     for row, changes in rows_of(branch, wanted).items():
         for seed in seeds:
             changed = [f"{key}={yaml.safe_dump(value).splitlines()[0]}" for key, value in changes.items()]
             variant = load_recipe(recipe, (*overrides, f"seed={seed}", *changed))
-            runs.append(_run(row, seed, variant, folder / f"seed-{seed}", run_stage))
+            runs.append(_run(row, seed, variant, folder / f"seed-{seed}", run_stage, look))
             means = ", ".join(f"{measure} {runs[-1].mean(measure):.3f}" for measure in MEASURES[:3])
             tell(f"{row}, seed {seed}: {len(runs[-1].values)} sets, {means}")
-    return runs
+            write_atomic(folder / TABLE, as_csv(runs).encode())
+    return runs + ([_ceiling(seed, folder / f"seed-{seed}", look) for seed in seeds] if branch == "rigid" else [])
 
 
-def _run(row: str, seed: int, recipe: Recipe, folder: Path, run_stage: Callable[[str, Path], object]) -> Run:
+def _run(
+    row: str, seed: int, recipe: Recipe, folder: Path, run_stage: Callable[[str, Path], object], look: "_Look"
+) -> Run:
     workspace = prepare_workspace(folder, resolve_paths(recipe, Path.cwd(), folder.resolve()))
     with locked(workspace):
         for stage in load_graph(workspace).until(LAST_STAGE):
             run_stage(stage, workspace)
     artifacts = workspace / "artifacts"
-    pictures = {sample.key: sample for sample in read_all(artifacts / "generate", load_index(artifacts / "generate"))}
-    finder = _Finder(recipe) if recipe.assets.in_words else None
-    values = {}
-    for sample in read_all(artifacts / "score", load_index(artifacts / "score")):
-        record = ScoreRecord.model_validate(sample.record)
-        files = pictures[sample.key].files
-        images = [decode_png(files[f"{place}.png"]) for place in range(len(record.images))]
-        masks = [decode_mask(files[f"{place}.mask.png"]) for place in range(len(record.images))]
-        own = {name: float(np.mean([getattr(i, name) for i in record.images])) for name in MEASURES if name != "colour"}
-        if finder is not None:
-            masks = finder.masks(images)
-            own |= finder.identity(images, masks)
-        values[sample.key] = {**own, "colour": colour_affinity(images, masks)}
+    scored = {
+        sample.key: ScoreRecord.model_validate(sample.record)
+        for sample in read_all(artifacts / "score", load_index(artifacts / "score"))
+    }
+    values, shown = {}, []
+    for sample in read_all(artifacts / "generate", load_index(artifacts / "generate")):
+        if sample.key in scored:
+            record = scored[sample.key]
+            images, masks = _pictures(sample, len(record.images), "png")
+            own = {name: float(np.mean([getattr(image, name) for image in record.images])) for name in PER_IMAGE}
+            masks = look.objects(images) if recipe.assets.in_words else masks
+            shown += [mask.any() for mask in masks]
+            values[sample.key] = own | look.alike(images, masks)
     if not values:
         raise ConfigError(f"ablation: {row}, seed {seed}: no set was scored; take more objects (--objects)")
     selected = load_index(artifacts / LAST_STAGE).summary
     signature = load_index(artifacts / "generate").signature
     receipts = receipts_in(work_folder(workspace, "generate", signature))
     seconds = sum(float(receipt.run.get("seconds", 0.0)) for receipt in receipts)
-    return Run(row, seed, values, selected["image_yield"], selected["set_yield"], seconds)
+    yields = (selected["image_yield"], selected["set_yield"])
+    return Run(row, seed, values, *yields, seconds, float(np.mean(shown)))
 
 
-class _Finder:
-    """Where the objects of sets without mesh are, by the segmenter: one measure for rows whose own masks differ."""
+def _ceiling(seed: int, folder: Path, look: "_Look") -> Run:
+    """The rendered views that the sets were generated from, which certainly show one object, before no background."""
+    artifacts = folder / "artifacts"
+    keys = set(load_index(artifacts / "score").keys)
+    values = {}
+    for sample in read_all(artifacts / "render", load_index(artifacts / "render")):
+        if sample.key in keys:
+            images, masks = _pictures(sample, len(sample.record["views"]), "rgb.png")
+            alike = look.alike([image[..., :3] for image in images], masks)
+            values[sample.key] = {name: alike[name] for name in ("identity_masked", "colour")}
+    return Run(CEILING, seed, values, None, None, None, 1.0)
 
-    def __init__(self, recipe: Recipe) -> None:
-        if recipe.models.segmenter is None:
-            raise ConfigError("models.segmenter is not set; rows of objects without mesh are compared by its masks")
-        self._segmenter = registry.load(recipe.models.segmenter, "cpu", "float32")
-        self._identity = registry.load(recipe.models.identity, "cpu", "float32")
 
-    def masks(self, images: list[np.ndarray]) -> list[np.ndarray]:
-        """Of every image; all of it where nothing is found."""
-        return [mask if mask.any() else np.ones_like(mask) for mask in self._segmenter.masks(images)]
+def _pictures(sample: Sample, count: int, ending: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    files = sample.files
+    return (
+        [decode_png(files[f"{place}.{ending}"]) for place in range(count)],
+        [decode_mask(files[f"{place}.mask.png"]) for place in range(count)],
+    )
 
-    def identity(self, images: list[np.ndarray], masks: list[np.ndarray]) -> dict[str, float]:
-        """Mean over all pairs, of crops with their background and without."""
-        names = {"identity": True, "identity_masked": False}
+
+class _Look:
+    """How alike the objects of a set are: one measure for rows whose own masks differ."""
+
+    def __init__(self, recipe: Recipe, device: str) -> None:
+        self._segmenter = recipe.models.segmenter and registry.load(recipe.models.segmenter, device, "float32")
+        self._identity = registry.load(recipe.models.identity, device, "float32")
+
+    def objects(self, images: list[np.ndarray]) -> list[np.ndarray]:
+        """Where the segmenter finds the object; an empty mask where it finds none."""
+        return self._segmenter.masks(images)
+
+    def alike(self, images: list[np.ndarray], masks: list[np.ndarray]) -> dict[str, float]:
+        """Means over all pairs of images that show an object, of crops with their background, without, and of colours;
+        nothing for fewer than two such images."""
+        shown = [pair for pair in zip(images, masks, strict=True) if pair[1].any()]
+        if len(shown) < 2:
+            return {}
+        images, masks = ([pair[part] for pair in shown] for part in (0, 1))
+        crops, cutouts = (self._identity.embed(images, masks, background=background) for background in (True, False))
         return {
-            name: float(mean_of_others(cosine_pairs(self._identity.embed(images, masks, background=background))).mean())
-            for name, background in names.items()
+            "identity": float(mean_of_others(cosine_pairs(crops)).mean()),
+            "identity_masked": float(mean_of_others(cosine_pairs(cutouts)).mean()),
+            "colour": colour_affinity(images, masks),
         }
 
 
 def write_tables(runs: Sequence[Run], folder: Path, title: str) -> list[Path]:
     """ablation.csv (one line a run), ablation.md and ablation.html (table and chart) in `folder`."""
-    paths = [folder / f"ablation.{ending}" for ending in ("csv", "md", "html")]
+    paths = [folder / name for name in (TABLE, "ablation.md", "ablation.html")]
     write_atomic(paths[0], as_csv(runs).encode())
     write_atomic(paths[1], as_markdown(runs, title).encode())
-    write_atomic(paths[2], as_html(runs, title).encode())
-    write_atomic(folder / "ablation.png", chart(runs))
+    picture = chart(runs)
+    write_atomic(paths[2], as_html(runs, title, picture).encode())
+    write_atomic(folder / "ablation.png", picture)
     return paths
 
 
 def as_csv(runs: Sequence[Run]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["row", "seed", "sets", *MEASURES, "image_yield", "set_yield", "generate_seconds"])
+    writer.writerow(["row", "seed", "sets", *MEASURES, "found", "image_yield", "set_yield", "generate_seconds"])
     for run in runs:
-        means = [f"{run.mean(measure):.6f}" for measure in MEASURES]
-        yields = [f"{run.image_yield:.4f}", f"{run.set_yield:.4f}", f"{run.seconds:.1f}"]
-        writer.writerow([run.row, run.seed, len(run.values), *means, *yields])
+        means = [f"{run.mean(measure):.6f}" if run.has(measure) else "" for measure in MEASURES]
+        yields = ["" if share is None else f"{share:.4f}" for share in (run.found, run.image_yield, run.set_yield)]
+        seconds = "" if run.seconds is None else f"{run.seconds:.1f}"
+        writer.writerow([run.row, run.seed, len(run.values), *means, *yields, seconds])
     return out.getvalue()
 
 
 def table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: mean and 95 % interval of every measure, kept shares, difference from the base row."""
-    head = ["row", "sets", *(TITLES[measure] for measure in MEASURES), "images kept", "sets kept"]
+    head = ["row", "sets", *(TITLES[measure] for measure in MEASURES), "object found", "images kept", "sets kept"]
     head += [f"identity, masked, minus {BASE}"]
     lines = []
     for row in dict.fromkeys(run.row for run in runs):
         count = sum(len(run.values) for run in runs if run.row == row)
-        images, sets = yield_of(runs, row)
+        own = [run for run in runs if run.row == row]
+        shares = [share_of([getattr(run, name) for run in own]) for name in ("found", "image_yield", "set_yield")]
         gap = "" if row == BASE else _signed(difference(runs, row, BASE, "identity_masked"))
-        cells = [str(summary(runs, row, measure)) for measure in MEASURES]
-        lines.append([row, str(count), *cells, f"{images:.1%}", f"{sets:.1%}", gap])
+        cells = [str(summary(runs, row, measure)) if own[0].has(measure) else "" for measure in MEASURES]
+        lines.append([row, str(count), *cells, *("" if share is None else f"{share:.1%}" for share in shares), gap])
     return head, lines
 
 
@@ -210,7 +252,9 @@ def as_markdown(runs: Sequence[Run], title: str) -> str:
 
 NOTE = (
     "Means over the images of a set, then over sets, with 95 % bootstrap intervals over objects. Within a seed all "
-    "rows have the same objects, prompts, views and noise; differences are paired by set."
+    "rows have the same objects, prompts, views and noise; differences are paired by set. Identity and colours are of "
+    "images in which an object is found: by its render, or by the segmenter for objects without mesh. `renders`: the "
+    "views that the sets were generated from, no method reaches more."
 )
 
 
@@ -221,6 +265,8 @@ def chart(runs: Sequence[Run]) -> bytes:
     panels = figure.subplots(1, 3, sharey=True)
     for axes, measure in zip(panels, MEASURES[:3], strict=True):
         for place, row in enumerate(rows):
+            if not any(run.has(measure) for run in runs if run.row == row):
+                continue
             found = summary(runs, row, measure)
             axes.plot([found.low, found.high], [place, place], color="#8fb0d9", linewidth=5, solid_capstyle="butt")
             axes.plot(found.mean, place, "o", color="#1f5fa8", markersize=5)
@@ -238,11 +284,11 @@ def chart(runs: Sequence[Run]) -> bytes:
     return buffer.getvalue()
 
 
-def as_html(runs: Sequence[Run], title: str) -> str:
+def as_html(runs: Sequence[Run], title: str, picture: bytes) -> str:
+    """The page of the table and `picture`, the PNG of its chart; it loads nothing from elsewhere."""
     head, lines = table(runs)
     folder = Path(__file__).parent
     environment = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined)
-    picture = base64.b64encode(chart(runs)).decode()
     return environment.get_template("ablation.html.j2").render(
-        title=title, note=NOTE, head=head, rows=lines, picture=picture
+        title=title, note=NOTE, head=head, rows=lines, picture=base64.b64encode(picture).decode()
     )

@@ -300,6 +300,9 @@ def miniature_train(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     scale: Annotated[float, typer.Option(help="Steps and objects, as a share of the full training.")] = 1.0,
     workers: Annotated[int, typer.Option(min=1, help="Processes that render.")] = 2,
+    autoencoder_of: Annotated[
+        Path | None, typer.Option(help="Folder of such weights whose autoencoder is kept; default: it is trained.")
+    ] = None,
 ) -> None:
     """Make the miniature's weights from scratch: render its world, train every net, write what it cost and reached."""
     import logging
@@ -312,7 +315,7 @@ def miniature_train(
         raise ConfigError(f"--scale is {scale}; allowed: above 0")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     folder = (out or miniature_weights()).resolve()
-    train_all(folder, work.resolve(), seed, steps_scale=scale, workers=workers)
+    train_all(folder, work.resolve(), seed, steps_scale=scale, workers=workers, autoencoder_of=autoencoder_of)
     typer.echo(f"{folder}: finished, see RESULTS.md; accept these weights with: python -m models.registry pin")
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from configs.schema import ConfigError, Recipe, Runtime
+from configs.schema import ConfigError, ModelRef, Recipe, Runtime
 
 Verdict = Literal["ok", "note", "broken"]
 PROBE = "from data.rendering import probe_backend; p = probe_backend(); print(p['renderer'], p['version'], sep=', ')"
@@ -150,11 +150,11 @@ def _models(recipe: Recipe, runtime: Runtime) -> Iterator[Check]:
     from models.registry import ModelError, locate, served_name
 
     for role, ref in recipe.models.by_role.items():
-        if served := served_name(ref):
-            yield _server(f"model {role}", served, runtime)
+        if served_name(ref):
+            yield _server(f"model {role}", ref, runtime)
             continue
         try:
-            folder = locate(ref)
+            folder = locate(ref, offline=True)
         except ModelError as error:
             message, _, fix = str(error).partition("; ")
             yield Check(f"model {role}", "broken", message, fix or "correct the entry in configs/models.yaml")
@@ -162,12 +162,15 @@ def _models(recipe: Recipe, runtime: Runtime) -> Iterator[Check]:
         yield Check(f"model {role}", "ok", f"{ref.name} {ref.revision[:12]} at {_short(folder)}")
 
 
-def _server(name: str, model: str, runtime: Runtime) -> Check:
+def _server(name: str, ref: ModelRef, runtime: Runtime) -> Check:
+    """Asked once, and not for long: a server that hangs is no reason to hang."""
     from models.prompts.chat import ChatError
     from models.prompts.writers import server_of
+    from models.registry import served_name
 
+    model = served_name(ref)
     try:
-        served = server_of(model, runtime.model_dump()).models()
+        served = server_of(ref, {**runtime.model_dump(), "llm_retries": 0, "llm_timeout_s": 10.0}).models()
     except (ConfigError, ChatError) as error:
         message, _, fix = str(error).partition("; ")
         return Check(name, "broken", message, fix)

@@ -7,6 +7,11 @@ from models.registry import ModelError
 from models.sizes import Need, needs, peak
 
 GIB = 2**30
+OFFLOADED = {
+    "none": "all parts stay",
+    "text_encoders": "text encoders come and go (offload)",
+    "all": "one part at a time (offload)",
+}
 
 
 def expected_keys(recipe: Recipe, objects: int) -> dict[str, int]:
@@ -30,13 +35,17 @@ def expected_keys(recipe: Recipe, objects: int) -> dict[str, int]:
 
 
 def expected_shards(recipe: Recipe, stage: str, keys: int) -> int:
-    """Shards that so many keys are cut into; the sets of an object share a shard of render."""
+    """Shards that so many keys are cut into; the sets of an object share a shard of render, a series one of prompts."""
     size = getattr(getattr(recipe, stage), "shard_size", 1)
-    return -(-keys // (size * recipe.render.max_sets if stage == "render" else size))
+    if stage == "render":
+        size *= recipe.render.max_sets
+    if stage == "prompts" and recipe.assets.source == "subjects":
+        size = max(recipe.assets.per_kind, size - size % recipe.assets.per_kind)
+    return -(-keys // size)
 
 
 def memory_table(recipe: Recipe, runtime: Runtime) -> list[list[str]]:
-    """Header and rows: what the prompts and generate stages hold on a device, and the sum; or why it is not known."""
+    """Header and rows: what the stages with models hold on a device, and the most of it; or why it is not known."""
     rows = [["stage", "memory", "parameters", "GiB"]]
     try:
         found = needs(recipe)
@@ -45,7 +54,7 @@ def memory_table(recipe: Recipe, runtime: Runtime) -> list[list[str]]:
     for stage in dict.fromkeys(need.stage for need in found):
         own = [need for need in found if need.stage == stage]
         rows += [[stage, need.what, _parameters(need), f"{need.bytes / GIB:.2f}"] for need in own]
-        how = "one part at a time (offload)" if runtime.offload else "all parts stay"
+        how = "all parts stay" if stage != "generate" else OFFLOADED[runtime.offload]
         rows.append([stage, f"at most, {how}", "", f"{peak(own, runtime.offload) / GIB:.2f}"])
     return rows
 

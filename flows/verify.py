@@ -32,7 +32,7 @@ def _model_problems(workspace: Path) -> list[str]:
         if registry.served_name(ref):
             continue
         try:
-            registry.locate(ref)
+            registry.locate(ref, offline=True)
         except registry.ModelError as error:
             problems.append(str(error))
     return problems

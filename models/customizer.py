@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from configs.schema import ModelRef, ReferenceForm
+from models.guidance import DualGuidance, GuidanceSettings
 from models.registry import DTYPES, ModelError, locate
 
 LOADERS = {
@@ -87,9 +88,16 @@ class CustomizeSettings:
         if self.guidance not in ("normalised", "plain"):
             raise ValueError(f"guidance is {self.guidance!r}; allowed: normalised, plain")
 
-    def image_scale_at(self, step: int) -> float:
-        """s_I of a step, from 0."""
-        return self.image_scale + self.image_scale_rise * step / max(1, self.steps - 1)
+    def dual_guidance(self) -> DualGuidance:
+        """What combines the predictions of one call."""
+        return DualGuidance(
+            GuidanceSettings(
+                form=self.guidance,
+                image_scale=self.image_scale,
+                image_scale_rise=self.image_scale_rise,
+                text_scale=self.text_scale,
+            )
+        )
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ class GenerateSettings:
     """1 turns the negative prompt off."""
     negative_prompt: str = "3d render, low resolution, blurry, cartoon, illustration"
     prompt_suffix: str = ""
-    """Appended to every prompt as it is, so it starts with its own space or punctuation."""
+    """A sentence that is put behind every prompt."""
     cfg_start_step: int = 1
     """First step, from 0, that uses the negative prompt."""
     msa: bool = True
@@ -101,6 +101,13 @@ class GenerateSettings:
         _check_choice("rope", self.rope, ("release", "stacked"))
         _check_choice("warp", self.warp, ("none", "latents", "features"))
         _check_range("warp_share", self.warp_share, 0, 1)
+
+    def told(self, prompt: str) -> str:
+        """What the model is given for a prompt: with the suffix, each as a sentence of its own."""
+        if not self.prompt_suffix:
+            return prompt
+        whole = prompt.rstrip()
+        return f"{whole}{'' if whole.endswith(('.', '!', '?')) else '.'} {self.prompt_suffix.strip()}"
 
 
 @dataclass(frozen=True)

@@ -76,11 +76,14 @@ def folder_digest(folder: Path) -> str:
     return digest_of(folder_files(folder.resolve()))
 
 
-def locate(ref: ModelRef) -> Path:
-    """Folder of the model, after checking that it is the pinned one. ModelError says what is wrong and the fix."""
+def locate(ref: ModelRef, offline: bool | None = None) -> Path:
+    """Folder of the model, after checking that it is the pinned one. ModelError says what is wrong and the fix.
+
+    `offline`: nothing is downloaded; None: as the runtime says.
+    """
     scheme, _, place = ref.source.partition(":")
     if scheme == "hub":
-        return _locate_hub(ref, place)
+        return _locate_hub(ref, place, load_runtime().offline if offline is None else offline)
     if scheme == "miniature":
         folder, fix = miniature_weights() / place, "make it with: syncd miniature train"
     elif scheme == "folder":
@@ -118,7 +121,7 @@ def _pin(ref: ModelRef) -> str:
     return "; or accept what is there by writing its digest as `revision` in configs/models.yaml"
 
 
-def _locate_hub(ref: ModelRef, repository: str) -> Path:
+def _locate_hub(ref: ModelRef, repository: str, offline: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -127,28 +130,33 @@ def _locate_hub(ref: ModelRef, repository: str) -> Path:
             f"{_name(ref)}: revision {ref.revision!r} of {repository} is not a pin; "
             "write the 40-digit commit of the repository"
         )
-    unread = " ".join(f'"{pattern}"' for pattern in UNREAD)
-    fetch = ref.fetch or f"hf download {repository} --revision {ref.revision} --exclude {unread}"
+    unread = " ".join(f'--exclude "{pattern}"' for pattern in UNREAD)
+    fetch = ref.fetch or f"hf download {repository} --revision {ref.revision} {unread}"
     try:
         return Path(
             snapshot_download(
                 repository,
                 revision=ref.revision,
-                local_files_only=load_runtime().offline,
+                local_files_only=offline,
                 ignore_patterns=UNREAD,
             )
         )
     except LocalEntryNotFoundError as error:
         raise ModelError(
-            f"{_name(ref)}: {repository} at {ref.revision} is not in the local cache, or not all of it; "
-            f"fetch it with: {fetch}; "
-            "or allow downloads with `offline: false` in the runtime"
+            f"{_name(ref)}: {repository} at {ref.revision} is not in the local cache{_lacking(error)}; "
+            f"fetch it with: {fetch}; or allow downloads with `offline: false` in the runtime"
         ) from error
     except (GatedRepoError, RepositoryNotFoundError) as error:
         raise ModelError(
             f"{_name(ref)}: {repository} is not open to this account; accept its licence on the hub, then: "
             f"hf auth login && {fetch}"
         ) from error
+
+
+def _lacking(error: Exception) -> str:
+    """What the hub's client says of a download that was broken off: how many files are missing, and some of them."""
+    found = re.search(r"\d+ file\(s\) are missing \([^)]*\)", str(error))
+    return f" as a whole: {found[0]}" if found else ""
 
 
 def load_with(loaders: Mapping[str, str], ref: ModelRef, device: str, dtype: str) -> Any:
@@ -166,21 +174,21 @@ def load_with(loaders: Mapping[str, str], ref: ModelRef, device: str, dtype: str
         raise ModelError(f"{_name(ref)}: {folder} cannot be loaded as {ref.architecture}: {error}") from error
 
 
-def load(ref: ModelRef, device: str, dtype: str, offload: bool = False) -> Any:
+def load(ref: ModelRef, device: str, dtype: str, offload: str = "none") -> Any:
     """The model, loaded once per process and shared by all who ask: do not change it (`load_with` gives another).
 
-    `offload`: its parts stay in main memory and are on the device only while they work.
+    `offload`: "text_encoders" or "all" stay in main memory and are on the device only while they work.
     """
     with _loading:
         return _loaded(ref, device, dtype, offload)
 
 
 @lru_cache(maxsize=16)
-def _loaded(ref: ModelRef, device: str, dtype: str, offload: bool) -> Any:
-    if not offload:
+def _loaded(ref: ModelRef, device: str, dtype: str, offload: str) -> Any:
+    if offload == "none":
         return load_with(LOADERS, ref, device, dtype)
     model = load_with(LOADERS, ref, "cpu", dtype)
-    model.offload(device)
+    model.offload(device, offload)
     return model
 
 

@@ -93,24 +93,27 @@ def _count(path: Path) -> int:
 
 
 def needs(recipe: Recipe) -> list[Need]:
-    """What the prompts and generate stages of a recipe need at a time, part by part."""
-    return [*_writer_needs(recipe), *_generator_needs(recipe)]
+    """What the prompts, generate and score stages of a recipe need at a time, part by part."""
+    return [*_writer_needs(recipe), *_generator_needs(recipe), *_scorer_needs(recipe)]
 
 
-def peak(needs_of_stage: list[Need], offload: bool) -> float:
-    """Bytes at the worst moment: all weights and the largest working set; with `offload` each part alone with its own.
+def peak(needs_of_stage: list[Need], offload: str) -> float:
+    """Bytes at the worst moment: what stays, and the largest of what comes and goes.
 
-    Parts and what works on them share their first word: `transformer`, `transformer: activations`.
+    `offload` as in the runtime; it concerns the generate stage alone. Parts and what works on them share their first
+    word: `transformer`, `transformer: activations`. Text encoders work together.
     """
-    parts: dict[str, float] = {}
+    staying: dict[str, float] = {}
+    visiting: dict[str, float] = {}
     working: dict[str, float] = {}
     for need in needs_of_stage:
         owner, _, rest = need.what.partition(":")
-        target = working if rest else parts
+        owner = owner.removesuffix("_2")
+        moved = need.stage == "generate" and (offload == "all" or (offload != "none" and owner == "text_encoder"))
+        target = working if rest else visiting if moved else staying
         target[owner] = target.get(owner, 0) + need.bytes
-    if offload:
-        return max((size + working.get(owner, 0) for owner, size in parts.items()), default=0)
-    return sum(parts.values()) + max(working.values(), default=0)
+    moments = [visiting.get(owner, 0) + working.get(owner, 0) for owner in visiting | working]
+    return sum(staying.values()) + max(moments, default=0)
 
 
 def _writer_needs(recipe: Recipe) -> list[Need]:
@@ -126,6 +129,16 @@ def _writer_needs(recipe: Recipe) -> list[Need]:
         tokens = section.batch_chats * (CHAT_TOKENS + section.max_new_tokens)
         found.append(Need("prompts", f"{parts[0].name}: keys and values", None, tokens * per_token))
     return found
+
+
+def _scorer_needs(recipe: Recipe) -> list[Need]:
+    """Scorers are in float32, and all of them stay; the head of the quality score has a few layers only."""
+    refs = {role: getattr(recipe.models, role) for role in ("clip", "identity")}
+    return [
+        Need("score", f"{role} {part.name}", part.parameters, part.parameters * BYTES["float32"])
+        for role, ref in refs.items()
+        for part in parts_of(ref)
+    ]
 
 
 def _generator_needs(recipe: Recipe) -> list[Need]:

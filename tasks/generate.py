@@ -51,7 +51,7 @@ def settings_of(ctx: StageContext) -> GenerateSettings:
 
 def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     section = ctx.recipe.generate
-    model = registry.load(ctx.recipe.models.generator, ctx.device, section.dtype, bool(ctx.options.get("offload")))
+    model = registry.load(ctx.recipe.models.generator, ctx.device, section.dtype, ctx.options.get("offload", "none"))
     settings = settings_of(ctx)
     rendered = list(ctx.read("render", spec.keys))
     objects = {sample.record["object_id"] for sample in rendered}
@@ -165,7 +165,7 @@ def _record(
                 index=index,
                 prompt=prompt.text,
                 prompt_kind=prompt.kind,
-                prompt_sent=request.prompts[index] + ctx.recipe.generate.prompt_suffix,
+                prompt_sent=settings_of(ctx).told(request.prompts[index]),
                 facts=prompt.facts,
                 seed=request.seeds[index],
             )

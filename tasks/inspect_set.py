@@ -90,7 +90,7 @@ def _unknown(workspace: Path, set_id: str) -> str:
     known = [key for _, index in _indexes(workspace) for key in index.keys]
     if not known:
         return f"{workspace}: no set has been rendered yet; run: syncd run --until select"
-    near = difflib.get_close_matches(set_id, known, n=3, cutoff=0.3) or sorted(known)[:3]
+    near = difflib.get_close_matches(set_id, known, n=3, cutoff=0.3) or sorted(set(known))[:3]
     return f"no set {set_id!r}; there are {len(set(known))}, for example {', '.join(dict.fromkeys(near))}"
 
 

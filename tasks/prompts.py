@@ -102,7 +102,7 @@ def appearances(writer: CaptionWriter, assets: Sequence[AssetRecord], limits: Li
 
 
 def _series(asset: AssetRecord) -> str:
-    return str(asset.attributes.get("series", asset.object_id))
+    return series_of(asset.object_id) if asset.source == "subjects" else asset.object_id
 
 
 def _looks_of(asset: AssetRecord) -> dict[str, int]:

@@ -14,7 +14,7 @@ from data.stage import ShardSpec, StageContext, chunk
 from models import registry
 from models.scorers.crops import without_object
 from models.scorers.frame import clipped_share, cut_off_share, perceptual_hash, saturation
-from models.scorers.identity import cosine_pairs, mean_of_others
+from models.scorers.identity import cosine_pairs, mean_of_others, pairs_of_found
 
 ROLES = ("clip", "quality", "identity")
 NAMES = tuple(ImageScores.model_fields)
@@ -34,11 +34,8 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     for sample in ctx.read("generate", spec.keys):
         record = GeneratedRecord.model_validate(sample.record)
         pictures, objects = _pictures(sample, record)
-        empty = [place for place, mask in enumerate(objects) if not mask.any()]
         if len(pictures) < 2:
             out.fail(sample.key, "single_image", f"{len(pictures)} images; identity needs at least 2")
-        elif empty:
-            out.fail(sample.key, "empty_mask", f"images {empty} have no object pixel; identity needs the object")
         else:
             sets.append((record, slice(len(images), len(images) + len(pictures))))
             images += pictures
@@ -51,15 +48,20 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     told = clip.embed_texts([sample.prompt for record, _ in sets for sample in record.samples], batch=batch)
     text = np.einsum("nd,nd->n", seen, told)
     quality_n = quality.scores(seen)
-    crops = identity.embed(images, masks, background=True, batch=batch)
-    cutouts = identity.embed(images, masks, background=False, batch=batch)
+    found = np.array([mask.any() for mask in masks])
+    shown = [[each for each, there in zip(stack, found, strict=True) if there] for stack in (images, masks)]
+    crops = cutouts = np.empty((0, 1), np.float32)
+    if found.any():
+        crops, cutouts = (identity.embed(*shown, background=background, batch=batch) for background in (True, False))
     contexts = identity.embed([without_object(*both) for both in zip(images, masks, strict=True)], None, batch=batch)
     for record, own in sets:
-        pairs, context_pairs = cosine_pairs(crops[own]), cosine_pairs(contexts[own])
+        of_set = slice(found[: own.start].sum(), found[: own.stop].sum())
+        pairs, means = pairs_of_found(crops[of_set], found[own])
+        context_pairs = cosine_pairs(contexts[own])
         values = {
             "quality": quality_n[own],
-            "identity": mean_of_others(pairs),
-            "identity_masked": mean_of_others(cosine_pairs(cutouts[own])),
+            "identity": means,
+            "identity_masked": pairs_of_found(cutouts[of_set], found[own])[1],
             "clip_image": mean_of_others(cosine_pairs(seen[own])),
             "clip_text": text[own],
             "background": mean_of_others(context_pairs),

@@ -4,8 +4,9 @@ The rule, in the order of thesis 5.3.3 ("First, we discard images with an aesthe
 features to compute pairwise similarity within each set, removing images whose average pairwise similarity falls below
 0.7"), with further checks that are off unless the recipe sets them:
 
-1. An image that is no good by itself is dropped: below `min_quality`, more clipped than `max_clipped`, its object
-   smaller than `min_area` or cut off by more than `max_cut_off`, further from its prompt than `min_text`.
+1. An image that is no good by itself is dropped: it shows no object at all, is below `min_quality`, more clipped than
+   `max_clipped` or saturated than `max_saturation`, its object is smaller than `min_area` or cut off by more than
+   `max_cut_off`, or it is further from its prompt than `min_text`.
 2. Among the images left, one whose mean similarity to the others left is below `min_identity` is dropped. All means
    are taken before any is dropped. So an image that fell before neither drags its set down nor holds it together.
 3. The images left are taken by falling quality (then by index); one whose object is more similar than `max_identity`,
@@ -17,7 +18,10 @@ features to compute pairwise similarity within each set, removing images whose a
 An image carries the reason at which it fell first, with the value and the threshold.
 """
 
+import fcntl
+import json
 from collections import Counter
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,16 +32,24 @@ from configs.schema import Select
 from data.duplicates import Duplicate, duplicate_sets
 from data.ids import canonical_json
 from data.records import DecisionRecord, ImageDecision, ImageScores, Reason, ScoreRecord
-from data.shards import ShardIndex, ShardWriter, load_index, read_all
+from data.shards import ShardIndex, ShardWriter, load_index, read_all, write_atomic
 from data.stage import ShardSpec, StageContext, chunk
 
 THRESHOLDS = tuple(name for name in Select.model_fields if name.startswith(("min_", "max_")) and "failed" not in name)
 HISTOGRAM_BINS = 40
-OFF = {"min_text": -1.0, "max_background": 1.0, "max_clipped": 1.0, "min_area": 0.0, "max_cut_off": 1.0}
+OFF = {
+    "min_text": -1.0,
+    "max_background": 1.0,
+    "max_clipped": 1.0,
+    "max_saturation": 1.0,
+    "min_area": 0.0,
+    "max_cut_off": 1.0,
+}
 """Values of thresholds that every image passes."""
 ALONE = (
     ("low_quality", "quality", "min_quality"),
     ("clipped", "clipped", "max_clipped"),
+    ("saturated", "saturation", "max_saturation"),
     ("small_object", "area", "min_area"),
     ("cut_off", "cut_off", "max_cut_off"),
     ("off_prompt", "clip_text", "min_text"),
@@ -51,7 +63,7 @@ def plan(ctx: StageContext) -> list[ShardSpec]:
 
 def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     section = ctx.recipe.select
-    repeated = _duplicates(ctx.output_dir("score"), ctx.signature, section) if section.max_hash_distance >= 0 else {}
+    repeated = _duplicates(ctx.output_dir("score"), ctx.work_dir, section) if section.max_hash_distance >= 0 else {}
     for sample in ctx.read("score", spec.keys):
         decision = decide(ScoreRecord.model_validate(sample.record), section)
         if sample.key in repeated:
@@ -92,6 +104,8 @@ def decide(scores: ScoreRecord, section: Select) -> DecisionRecord:
 
 
 def _alone(image: ImageScores, section: Select) -> Reason | None:
+    if image.area == 0:
+        return Reason(code="no_object", value=0.0, threshold=0.0)
     for code, score, limit in ALONE:
         value, threshold = getattr(image, score), getattr(section, limit)
         if (value < threshold) if limit.startswith("min_") else (value > threshold):
@@ -127,8 +141,22 @@ def _too_alike(
 
 
 @lru_cache(maxsize=2)
-def _duplicates(scores: Path, _signature: str, section: Select) -> dict[str, Duplicate]:
-    """Kept sets that nearly repeat an earlier kept set; found once per process, over the whole dataset."""
+def _duplicates(scores: Path, work_dir: Path, section: Select) -> dict[str, Duplicate]:
+    """Kept sets that nearly repeat an earlier kept set, over the whole dataset.
+
+    The first worker of a signature finds them and keeps them in its work folder; the others wait for it.
+    """
+    work_dir.mkdir(parents=True, exist_ok=True)
+    path = work_dir / "duplicates.json"
+    with path.with_suffix(".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        if not path.exists():
+            found = _find_duplicates(scores, section)
+            write_atomic(path, canonical_json({key: asdict(duplicate) for key, duplicate in found.items()}))
+    return {key: Duplicate(**fields) for key, fields in json.loads(path.read_bytes()).items()}
+
+
+def _find_duplicates(scores: Path, section: Select) -> dict[str, Duplicate]:
     hashes = {}
     for sample in read_all(scores, load_index(scores)):
         record = ScoreRecord.model_validate(sample.record)
@@ -173,6 +201,7 @@ def _counts(decisions: list[DecisionRecord]) -> dict[str, Any]:
         "images": len(images),
         "kept_images": kept_images,
         "image_yield": _share(kept_images, len(images)),
+        "duplicate_sets": sum(decision.duplicate_of is not None for decision in decisions),
         "dropped_images": dict(sorted(Counter(r.code for image in images for r in image.reasons).items())),
     }
 
@@ -197,7 +226,7 @@ def histograms(scored: list[tuple[ScoreRecord, DecisionRecord]], thresholds: dic
         "clip_text": ("min_text",),
         "area": ("min_area",),
         "cut_off": ("max_cut_off",),
-        "saturation": (),
+        "saturation": ("max_saturation",),
         "clipped": ("max_clipped",),
     }
     graphs = {}

@@ -131,6 +131,8 @@ def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, A
         generator_licence=models.generator.licence,
         scorers=score["models"],
         miniature=models.generator.source.startswith("miniature:"),
+        described=ctx.recipe.assets.in_words,
+        writer=ctx.recipe.prompts.writer if models.writer is None else f"{models.writer.name}@{models.writer.revision}",
         bytes=sum(entry.bytes for entry in index.shards),
         shards=len(index.shards),
     )

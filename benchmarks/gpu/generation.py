@@ -3,14 +3,16 @@
     python -m benchmarks.gpu.generation [--resolutions 512 1024] [--share 0.3]
 
 The transformer of FLUX.1 [dev] (12 B parameters, random weights, bfloat16) from configs/architectures.yaml. The first
-step shares every token, the others the object's; a set is the first step and as many others as the recipe has, without
-text encoders and VAE. Without a GPU the same runs at a reduced size, and the table says so: its ratios are those of
+step shares every token, the others the object's; a set is the first step and as many others as the recipe has. These
+are steps of the transformer on K images: without text encoders and VAE, and without the negative pass of true CFG,
+which doubles all of them. Without a GPU the same runs at a reduced size, and the table says so: its ratios are those of
 small matrices.
 """
 
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -39,9 +41,9 @@ def transformer_of(device: torch.device, reduced: bool) -> FluxTransformer2DMode
 
 
 def calls_of(
-    transformer: FluxTransformer2DModel, resolution: int, images: int, share: float, text: int, dense: bool
-) -> dict[str, Call]:
-    """One step of a set in every form, by name."""
+    transformer: FluxTransformer2DModel, resolution: int, images: int, share: float, text: int
+) -> dict[str, Callable[[], Call]]:
+    """One step of a set in every form, by name; plans and masks are made when a step is asked for."""
     device, side = transformer.device, resolution // 16
     generator = torch.Generator().manual_seed(0)
     config = transformer.config
@@ -64,22 +66,31 @@ def calls_of(
         transformer.set_attn_processor(processor)
         return transformer(**batch, joint_attention_kwargs=kwargs, return_dict=False)[0]
 
-    found: dict[str, Call] = {"independent": lambda: call(SharedAttnProcessor())}
+    def plan(visible: Tensor) -> tuple:
+        return visible.to(device), images, side, side, text, "release", transformer.pos_embed
+
+    def ours(visible: Tensor) -> Call:
+        shared = share_keys(*plan(visible))
+        return lambda: call(SharedAttnProcessor(), shared=shared)
+
+    def dense(visible: Tensor) -> Call:
+        processor = DenseAttnProcessor(*plan(visible), dtype=torch.bfloat16)
+        return lambda: call(processor)
+
+    found: dict[str, Callable[[], Call]] = {"independent": lambda: lambda: call(SharedAttnProcessor())}
     for name, visible in masks.items():
-        plan = (visible.to(device), images, side, side, text, "release", transformer.pos_embed)
-        shared = share_keys(*plan)
-        found[f"ours, {name}"] = lambda shared=shared: call(SharedAttnProcessor(), shared=shared)
-        if dense:
-            processor = DenseAttnProcessor(*plan, dtype=torch.bfloat16)
-            found[f"dense, {name}"] = lambda processor=processor: call(processor)
+        found[f"ours, {name}"] = partial(ours, visible)
+        found[f"dense, {name}"] = partial(dense, visible)
     return found
 
 
-def peak_gib(call: Call, device: torch.device) -> str:
+def peak_gib(prepare: Callable[[], Call], device: torch.device) -> str:
+    """Of one step in one form, when no other form's plans are in memory."""
     if device.type != "cuda":
         return "-"
+    torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
-    call()
+    prepare()()
     torch.cuda.synchronize(device)
     return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f}"
 
@@ -107,15 +118,19 @@ def main() -> None:
     rows = []
     for resolution in options.resolutions:
         shown = resolution // 2 if reduced else resolution
-        calls = calls_of(transformer, shown, options.images, options.share, text, dense=True)
+        forms = calls_of(transformer, shown, options.images, options.share, text)
+        calls = {name: prepare() for name, prepare in forms.items()}
         seconds = interleaved(calls, options.repeats, device, time.process_time if reduced else time.perf_counter)
+        calls.clear()
+        transformer.set_attn_processor(SharedAttnProcessor())
         steps = STEPS.get(resolution, 30)
         for name in ("independent", "dense", "ours"):
             step = seconds.get(f"{name}, object", seconds["independent"])
             first = seconds.get(f"{name}, all", seconds["independent"])
             whole = first + (steps - 1) * step
             base = steps * seconds["independent"]
-            peak = peak_gib(calls.get(f"{name}, all", calls["independent"]), device)
+            peak = peak_gib(forms.get(f"{name}, all", forms["independent"]), device)
+            transformer.set_attn_processor(SharedAttnProcessor())
             rows.append([f"{shown}", name, f"{step:.3f}", f"{first:.3f}", f"{whole:.1f}", f"{whole / base:.2f}", peak])
     head = ["px", "form", "s / step", "s, first step", "s / set", "of independent", "peak GiB"]
     print(markdown(head, rows))

@@ -53,12 +53,11 @@ def series_of(object_id: str) -> str:
 def _describe(category: str, kind: str, number: int, per_kind: int) -> AssetCandidate:
     parts = [category] if kind == category else [category, kind]
     name = "-".join(re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-") for part in parts)
-    series = "/".join(parts)
     return AssetCandidate(
         id=f"{name}-{number:03d}",
         category=category,
         caption=with_article(category),
         licence=LICENCE,
-        uri=f"subject:{series}#{number}",
-        attributes={"kind": kind, "series": series, "number": number, "of": per_kind},
+        uri=f"subject:{'/'.join(parts)}#{number}",
+        attributes={"kind": kind, "number": number, "of": per_kind},
     )

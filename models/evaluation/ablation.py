@@ -10,7 +10,8 @@ from data.ids import seed_for
 
 RESAMPLES = 2000
 MEASURES = ("identity", "identity_masked", "colour", "quality", "clip_text")
-"""Of a set: means over its images; `colour` is the affinity of colour histograms, which no net takes part in."""
+"""Of a set: means over its images that show an object. `colour` is the affinity of colour histograms: no net takes part
+in it."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,19 @@ class Run:
     row: str
     seed: int
     values: Mapping[str, Mapping[str, float]]
-    """Set id -> measure -> value."""
-    image_yield: float
-    set_yield: float
-    seconds: float
+    """Set id -> measure -> value; a set has no value of what could not be measured in it."""
+    image_yield: float | None
+    set_yield: float | None
+    seconds: float | None
+    found: float
+    """Share of images in which an object was found."""
+
+    def has(self, measure: str) -> bool:
+        """Whether any set has a value of it."""
+        return any(measure in values for values in self.values.values())
 
     def mean(self, measure: str) -> float:
-        return float(np.mean([values[measure] for values in self.values.values()]))
+        return float(np.mean([values[measure] for values in self.values.values() if measure in values]))
 
 
 @dataclass(frozen=True)
@@ -55,15 +62,21 @@ def interval(values: Mapping[str, Sequence[float]], name: str) -> Interval:
 
 
 def _by_object(values: Mapping[tuple[int, str], float]) -> dict[str, list[float]]:
-    """Values by (seed, set id) as lists by object: sets of one object are not independent of each other."""
+    """Values by (seed, set id) as lists by object: sets of one object, of whatever seed, are not independent."""
     found: dict[str, list[float]] = defaultdict(list)
-    for (seed, key), value in sorted(values.items()):
-        found[f"{seed}/{key.rpartition('-s')[0]}"].append(value)
+    for (_, key), value in sorted(values.items()):
+        found[key.rpartition("-s")[0]].append(value)
     return found
 
 
 def _of_row(runs: Sequence[Run], row: str, measure: str) -> dict[tuple[int, str], float]:
-    return {(run.seed, key): own[measure] for run in runs if run.row == row for key, own in run.values.items()}
+    return {
+        (run.seed, key): own[measure]
+        for run in runs
+        if run.row == row
+        for key, own in run.values.items()
+        if measure in own
+    }
 
 
 def summary(runs: Sequence[Run], row: str, measure: str) -> Interval:
@@ -78,7 +91,7 @@ def difference(runs: Sequence[Run], row: str, other: str, measure: str) -> Inter
     return interval(_by_object(gaps), f"{row}-{other}/{measure}")
 
 
-def yield_of(runs: Sequence[Run], row: str) -> tuple[float, float]:
-    """Shares of images and of sets that selection kept, means over seeds."""
-    own = [run for run in runs if run.row == row]
-    return float(np.mean([run.image_yield for run in own])), float(np.mean([run.set_yield for run in own]))
+def share_of(shares: Sequence[float | None]) -> float | None:
+    """Mean over the runs of a row that have one; None if none has."""
+    known = [share for share in shares if share is not None]
+    return float(np.mean(known)) if known else None

@@ -19,7 +19,7 @@ from models.flux.layout import image_ids, pack, text_ids
 from models.flux.model import FluxModel, TextEmbeddings
 from models.flux.reference import Reference, ReferenceKeys, install, reference_keys, row_offsets
 from models.flux.sampling import denoise, resolution_shift, schedule
-from models.guidance import normalised_dual_guidance, plain_dual_guidance, text_guidance
+from models.guidance import Step
 from models.latents import initial_noise
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
@@ -219,19 +219,20 @@ class FluxCustomizer(FluxModel):
         empty = TextEmbeddings(blank.sequence.expand(batch, -1, -1), blank.pooled.expand(batch, -1))
         both = TextEmbeddings(torch.cat([empty.sequence, text.sequence]), torch.cat([empty.pooled, text.pooled]))
         references = self._references_of(requests, grid)
-        combine = normalised_dual_guidance if settings.guidance == "normalised" else plain_dual_guidance
+        guidance = settings.dual_guidance()
 
-        def velocity(step: int, sigma: float, tokens: Tensor) -> Tensor:
+        def velocity(number: int, sigma: float, tokens: Tensor) -> Tensor:
+            step = Step(number, settings.steps, sigma, tokens, (1.0, -sigma))
+
             def predict(tokens: Tensor, text: TextEmbeddings, references: Prepared | None) -> Tensor:
                 levels = torch.full((len(tokens),), sigma)
                 return self.predict(tokens, levels, text, references, grid, settings.guidance_scale).float()
 
             without_text, with_text = predict(tokens.repeat(2, 1, 1), both, references).chunk(2)
             if references is None:
-                return text_guidance(without_text, with_text, settings.text_scale)
+                return guidance.text_only(step, without_text, with_text)
             without_both = predict(tokens, empty, None)
-            scale = settings.image_scale_at(step)
-            return combine(without_both, without_text, with_text, scale, settings.text_scale)
+            return guidance(step, without_both, without_text, with_text)
 
         return denoise(scheduler, pack(noise).to(self.device), velocity)
 

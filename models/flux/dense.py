@@ -1,5 +1,5 @@
 """Thesis Eq. 5.1 as written, with a bias matrix over all K * (T + N) keys: the reference that tests and benchmarks
-compare `sharing.py` with. Nothing in the pipeline uses it.
+compare `sharing.py` with. The miniature's generator is trained with it: one matrix serves a batch of ragged masks.
 """
 
 from typing import Literal
@@ -43,13 +43,11 @@ class DenseAttnProcessor:
         places = [
             [step if rope == "release" else (b + step) % set_size for step in range(set_size)] for b in range(batch)
         ]
-        angles = [
-            [
-                pos_embed(torch.cat([text_ids(text_tokens, device), image_ids(height, width, row * height, device)]))
-                for row in rows
-            ]
-            for rows in places
+        by_row = [
+            pos_embed(torch.cat([text_ids(text_tokens, device), image_ids(height, width, row * height, device)]))
+            for row in range(set_size)
         ]
+        angles = [[by_row[row] for row in rows] for rows in places]
         self.query_rotary: Rotary = tuple(torch.stack([row[0][part] for row in angles]) for part in (0, 1))
         self.key_rotary: Rotary = tuple(
             torch.stack([torch.cat([one[part] for one in row]) for row in angles]) for part in (0, 1)

@@ -43,7 +43,7 @@ class FluxGenerator(FluxModel):
                     "allowed: full"
                 )
             for prompt in request.prompts:
-                self._span(prompt + settings.prompt_suffix, request.subject)
+                self._span(settings.told(prompt), request.subject)
         if settings.warp != "none" and request.size > 1 and request.correspondences is None:
             raise ValueError(f"correspondences is None; warp {settings.warp!r} needs them, or warp 'none'")
         for name, stack in (("depth", request.depth), ("masks", request.masks)):
@@ -52,7 +52,7 @@ class FluxGenerator(FluxModel):
                     f"{name} is {stack.shape[1]} x {stack.shape[2]}; "
                     f"the settings allow {settings.height} x {settings.width}"
                 )
-        self.check_prompts([*(prompt + settings.prompt_suffix for prompt in request.prompts), settings.negative_prompt])
+        self.check_prompts([*map(settings.told, request.prompts), settings.negative_prompt])
 
     def generate(self, request: SetRequest, settings: GenerateSettings) -> ImageSet:
         """One set."""
@@ -95,7 +95,7 @@ class FluxGenerator(FluxModel):
 
     def encode_sets(self, requests: Sequence[SetRequest], settings: GenerateSettings) -> dict[str, TextEmbeddings]:
         """Embeddings of all that these sets are told, each distinct prompt once."""
-        prompts = [prompt + settings.prompt_suffix for request in requests for prompt in request.prompts]
+        prompts = [settings.told(prompt) for request in requests for prompt in request.prompts]
         return self.encode_each([*prompts, settings.negative_prompt] if settings.true_cfg_scale > 1 else prompts)
 
     def observer(self, requests: Sequence[SetRequest], settings: GenerateSettings) -> ObjectAttention | None:
@@ -103,7 +103,7 @@ class FluxGenerator(FluxModel):
         if requests[0].subject is None:
             return None
         spans = [
-            self._span(prompt + settings.prompt_suffix, str(request.subject))
+            self._span(settings.told(prompt), str(request.subject))
             for request in requests
             for prompt in request.prompts
         ]
@@ -136,7 +136,7 @@ class FluxGenerator(FluxModel):
         noise = pack(initial_noise(seeds, self.latent_channels, 2 * grid[0], 2 * grid[1])).to(self.device)
         scheduler = schedule(self.scheduler.config, settings.steps, grid[0] * grid[1])
         text = TextEmbeddings.joined(
-            [texts[prompt + settings.prompt_suffix] for request in requests for prompt in request.prompts]
+            [texts[settings.told(prompt)] for request in requests for prompt in request.prompts]
         ).to(self.device)
         condition = self._condition(requests, settings)
         guided = settings.true_cfg_scale > 1

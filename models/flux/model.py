@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -65,7 +65,7 @@ class FluxModel:
         for part in (transformer, vae, text_encoder, text_encoder_2):
             part.requires_grad_(False).eval()
         self.device: torch.device = transformer.device
-        self._offloaded = False
+        self._visiting: tuple[nn.Module, ...] = ()
         self._working = RLock()
         self.reading = RLock()
         """Held around every use of a tokenizer: its padding and truncation are state that threads would share."""
@@ -111,25 +111,29 @@ class FluxModel:
             scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(root / "scheduler"),
         )
 
-    def offload(self, device: torch.device | str) -> None:
-        """Keep every part in main memory and move it to `device` only while it works."""
-        self.device, self._offloaded = torch.device(device), True
+    def offload(self, device: torch.device | str, parts: Literal["text_encoders", "all"]) -> None:
+        """Keep these parts in main memory and move them to `device` only while they work; the others go there now."""
+        self.device = torch.device(device)
+        self._visiting = (self.text_encoder, self.text_encoder_2)
+        if parts == "all":
+            self._visiting += (self.transformer, self.vae)
         for part in (self.transformer, self.vae, self.text_encoder, self.text_encoder_2):
-            part.to("cpu")
+            part.to("cpu" if part in self._visiting else self.device)
 
     @contextmanager
     def _at_work(self, *parts: nn.Module) -> Iterator[None]:
         """Inside, `parts` are on the model's device."""
-        if not self._offloaded:
+        visiting = [part for part in parts if part in self._visiting]
+        if not visiting:
             yield
             return
         with self._working:
-            for part in parts:
+            for part in visiting:
                 part.to(self.device)
             try:
                 yield
             finally:
-                for part in parts:
+                for part in visiting:
                     part.to("cpu")
 
     def encode_each(self, prompts: Iterable[str]) -> dict[str, TextEmbeddings]:

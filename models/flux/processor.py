@@ -31,11 +31,9 @@ class SharedAttnProcessor:
         if warp is not None:
             hidden_states = warp(hidden_states)
         query, key, value = project_qkv(attn, hidden_states, encoder_hidden_states)
+        own = image_rotary_emb if shared is None or shared.own is None else shared.own
+        query, own_key = apply_rope(query, own), apply_rope(key, own)
         if observed is not None:
-            own = image_rotary_emb if shared is None or shared.own is None else shared.own
-            observed.add(apply_rope(query, own), apply_rope(key, own))
-        if shared is None:
-            out = attend(apply_rope(query, image_rotary_emb), apply_rope(key, image_rotary_emb), value)
-        else:
-            out = shared_attention(query, key, value, image_rotary_emb, shared)
+            observed.add(query, own_key)
+        out = attend(query, own_key, value) if shared is None else shared_attention(query, own_key, key, value, shared)
         return project_out(attn, out, None if encoder_hidden_states is None else encoder_hidden_states.shape[1])

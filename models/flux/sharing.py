@@ -106,14 +106,13 @@ def _stacked_positions(
     return cos, sin
 
 
-def shared_attention(query: Tensor, key: Tensor, value: Tensor, rotary: Rotary, shared: SharedKeys) -> Tensor:
-    """Attention outputs (B, T + N, H * D) of unrotated joint queries, keys and values (B, T + N, H, D).
+def shared_attention(query: Tensor, own_key: Tensor, key: Tensor, value: Tensor, shared: SharedKeys) -> Tensor:
+    """Attention outputs (B, T + N, H * D) of joint queries, keys and values (B, T + N, H, D).
 
-    Text queries see their own text and image; image queries also see the keys planned in `shared`.
+    Queries and `own_key` are rotated for their own image (`shared.own`, or as the transformer has it), `key` are the
+    same keys unrotated. Text queries see their own text and image; image queries also see the keys planned in `shared`.
     """
-    own = rotary if shared.own is None else shared.own
     text_tokens = query.shape[1] - shared.image_tokens
-    query, own_key = apply_rope(query, own), apply_rope(key, own)
     out = torch.empty_like(query).flatten(2)
     out[:, :text_tokens] = attend(query[:, :text_tokens], own_key, value)
     for group in shared.groups:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from data.assets.base import AssetCandidate, AssetError, FetchedMesh, RejectedAsset, SourceError
 from data.assets.licences import allow_list
-from models.miniature.world import CATEGORIES, ObjectSpec, caption, export_glb, parse_id, sample_specs
+from models.miniature.world import CATEGORIES, RIGID, ObjectSpec, caption, export_glb, parse_id, sample_specs
 
 LICENCE = "CC0-1.0"
 URI_PREFIX = "miniature:"
@@ -16,8 +16,8 @@ class MiniatureSource:
     """`count` objects drawn with `seed`, captioned in `caption_detail` (see `models.miniature.world.caption`).
 
     Attributes hold the spec of the object and its caption in full detail: the ground truth, whatever the caption
-    leaves open. `categories` limits the choice (none: all); with `described` there are no meshes: the object's looks
-    are known from its attributes alone.
+    leaves open. `categories` limits the choice (none: all rigid ones); with `described` there are no meshes: the
+    object's looks are known from its attributes alone.
     """
 
     name = "miniature"
@@ -38,7 +38,7 @@ class MiniatureSource:
             raise SourceError(f"assets.categories names {', '.join(unknown)}; the world has {', '.join(CATEGORIES)}")
         self._allowed = LICENCE in allow_list(licences)
         self._described = described
-        specs = sample_specs(count, seed, categories=tuple(categories) or CATEGORIES)
+        specs = sample_specs(count, seed, categories=tuple(categories) or RIGID)
         self._assets = [_describe(spec, caption_detail) for spec in specs]
 
     def candidates(self) -> list[AssetCandidate]:

@@ -20,7 +20,7 @@ from data.ids import seed_for, split_of
 from data.placement import draw_placement
 from data.rendering import Renderer
 from models.miniature.scenes import OTHER_OBJECTS, SCENES, composite, paint_scene
-from models.miniature.world import ObjectSpec, make_scene, parse_id, sample_specs
+from models.miniature.world import CATEGORIES, POSABLE, ObjectSpec, make_scene, parse_id, sample_specs
 
 SIZE = 64
 EVAL_SHARE = 0.2
@@ -67,7 +67,7 @@ class Views:
 def objects_of(split: str, pool: int, seed: int) -> list[ObjectSpec]:
     """About `pool` objects of that split ("train" or "eval"), balanced over categories, in random order."""
     share = EVAL_SHARE if split == "eval" else 1 - EVAL_SHARE
-    drawn = sample_specs(round(pool / share), seed)
+    drawn = sample_specs(round(pool / share), seed, categories=CATEGORIES)
     chosen = [spec for spec in drawn if split_of(spec.id, EVAL_SHARE, SPLIT_SEED) == split]
     Random(0).shuffle(chosen)
     return chosen
@@ -113,13 +113,23 @@ def _render_chunk(job: tuple[list[str], Path], per_object: int, seed: int) -> No
 def _object_views(
     spec: ObjectSpec, count: int, renderer: Renderer, rng: np.random.Generator
 ) -> list[dict[str, np.ndarray | int]]:
-    """Views of one object in different scenes. Raises RuntimeError when they hardly fill the frame."""
-    scenes = rng.permutation(len(SCENES))
+    """Views of one object in different scenes, a creature each time in another pose."""
+    scenes = rng.permutation(len(SCENES))[:count]
+    if spec.category not in POSABLE:
+        return _views_of(spec, 0, scenes, renderer, rng)
+    poses = rng.integers(2**31, size=count).tolist()
+    return [_views_of(spec, pose, [scene], renderer, rng)[0] for pose, scene in zip(poses, scenes, strict=True)]
+
+
+def _views_of(
+    spec: ObjectSpec, pose: int, scenes: Sequence[int], renderer: Renderer, rng: np.random.Generator
+) -> list[dict[str, np.ndarray | int]]:
+    """A view of one mesh in each of the scenes. Raises RuntimeError when they hardly fill the frame."""
     views: list[dict[str, np.ndarray | int]] = []
-    scene_mesh = unit_scene(spec)
+    scene_mesh = unit_scene(spec, pose)
     reach = fitting_distance(FOV_DEG, _radius(scene_mesh))
     with renderer.load(scene_mesh) as loaded:
-        for _ in range(count * _TRIES):
+        for _ in range(len(scenes) * _TRIES):
             elevation = np.degrees(np.arcsin(rng.uniform(0, np.sin(np.radians(MAX_ELEVATION_DEG)))))
             distance = reach * rng.uniform(1.0, FARTHEST)
             camera = look_at(rng.uniform(0, 360), float(elevation), distance, FOV_DEG, SIZE, SIZE)
@@ -128,7 +138,7 @@ def _object_views(
             if placement is None:
                 continue
             view = loaded.render(camera.placed(placement.scale, placement.dx, placement.dy))
-            scene = int(scenes[len(views) % len(scenes)])
+            scene = int(scenes[len(views)])
             other = int(rng.integers(len(OTHER_OBJECTS))) if rng.random() < OTHER_SHARE else -1
             backdrop = paint_scene(SCENES[scene], SIZE, rng, None if other < 0 else OTHER_OBJECTS[other])
             views.append(
@@ -140,14 +150,15 @@ def _object_views(
                     "others": other,
                 }
             )
-            if len(views) == count:
+            if len(views) == len(scenes):
                 return views
-    raise RuntimeError(f"{spec.id}: {len(views)} of {count} views fill enough of the frame in {count * _TRIES} tries")
+    tries = len(scenes) * _TRIES
+    raise RuntimeError(f"{spec.id}: {len(views)} of {len(scenes)} views fill enough of the frame in {tries} tries")
 
 
-def unit_scene(spec: ObjectSpec) -> trimesh.Scene:
-    """The object as `data.meshes.load_mesh` gives it back from its GLB file, without the detour."""
-    scene = make_scene(spec)
+def unit_scene(spec: ObjectSpec, pose: int = 0) -> trimesh.Scene:
+    """The object, in a pose, as `data.meshes.load_mesh` gives it back from its GLB file, without the detour."""
+    scene = make_scene(spec, pose)
     low, high = scene.bounds
     scale = 1.0 / float((high - low).max())
     transform = trimesh.transformations.scale_and_translate(scale, -(low + high) / 2 * scale)

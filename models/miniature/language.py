@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from random import Random
 from typing import TypedDict
 
-from models.miniature.families import FAMILIES
 from models.miniature.scenes import OTHER_OBJECTS, SCENES, full_caption, scene_phrase
 from models.miniature.world import (
     CATEGORIES,
     COLOURS,
+    KINDS,
     PATTERN_NOUNS,
     PATTERNS,
     ObjectSpec,
@@ -39,7 +39,7 @@ class Fact(TypedDict):
 def vocabulary() -> list[str]:
     """All lower-case words of captions, scene phrases, props, fact questions and quality words, sorted."""
     texts = [*COLOURS, *CATEGORIES, *PATTERNS, *PATTERN_NOUNS.values(), *QUALITY_WORDS, "a an and with"]
-    texts += [family.part for family in FAMILIES.values()]
+    texts += [kind.part for kind in KINDS.values()]
     texts += [full_caption("a", scene, other) for scene in SCENES for other in OTHER_OBJECTS]
     texts += [_QUESTIONS[kind].replace("{}", "") for kind in _QUESTIONS]
     return sorted({word for text in texts for word in text.split()})

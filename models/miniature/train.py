@@ -32,11 +32,13 @@ def train_all(
     seed: int,
     steps_scale: float = 1.0,
     workers: int = 2,
+    autoencoder_of: Path | None = None,
 ) -> dict[str, dict[str, float]]:
     """Write flux/, clip/, dino/, segmenter/, quality/, results.json and RESULTS.md into `out_dir`; returns the results.
 
-    `steps_scale` scales steps and objects. Raises ValueError for a scale that is not positive, and for a `work_dir`
-    whose nets were trained otherwise.
+    `steps_scale` scales steps and objects. `autoencoder_of`: a folder of such weights whose autoencoder is kept (it
+    learns pixels, so a new category is no reason to train it again). Raises ValueError for a scale that is not
+    positive, and for a `work_dir` whose nets were trained otherwise.
     """
     if not steps_scale > 0:
         raise ValueError(f"steps_scale is {steps_scale}; it must be above 0")
@@ -50,11 +52,17 @@ def train_all(
         split: render_views(specs, VIEWS_PER_OBJECT, seed + (split == "eval"), work_dir / "views" / split, workers)
         for split, specs in objects.items()
     }
-    return finish(views["train"], views["eval"], steps, out_dir, work_dir, seed)
+    return finish(views["train"], views["eval"], steps, out_dir, work_dir, seed, autoencoder_of)
 
 
 def finish(
-    views: Views, held_out: Views, steps: Mapping[str, int], out_dir: Path, work_dir: Path, seed: int
+    views: Views,
+    held_out: Views,
+    steps: Mapping[str, int],
+    out_dir: Path,
+    work_dir: Path,
+    seed: int,
+    autoencoder_of: Path | None = None,
 ) -> dict[str, dict[str, float]]:
     """Train what is not finished in `work_dir`, then save and evaluate all of it."""
     costs: dict[str, Cost] = {}
@@ -64,7 +72,11 @@ def finish(
         net, costs[name] = _once(work_dir, name, stamp, empty, work)
         return net
 
-    autoencoder = once("vae", vae.build(), lambda: vae.train(views, steps["vae"], seed, work_dir))
+    if autoencoder_of is None:
+        autoencoder = once("vae", vae.build(), lambda: vae.train(views, steps["vae"], seed, work_dir))
+    else:
+        autoencoder = AutoencoderKL.from_pretrained(autoencoder_of / "flux" / "vae", torch_dtype=torch.float32).eval()
+        costs["vae"] = report.costs_of(autoencoder_of)["vae"]
     vae.set_latent_statistics(autoencoder, views)
     flux_nets = once("flux", flux.build(), lambda: _train_flux(views, autoencoder, steps["flux"], seed, work_dir))
     dino_net = once("dino", dino.build(), lambda: dino.train(views, steps["dino"], seed, work_dir))
@@ -86,7 +98,7 @@ def finish(
     dino.save(dino_net, out_dir / "dino")
     segmenter.save(seg_net, out_dir / "segmenter")
     quality.save(head, out_dir / "quality")
-    return report.write(out_dir, work_dir, held_out, costs, seed)
+    return report.write(out_dir, work_dir, held_out, costs, seed, kept=() if autoencoder_of is None else ("vae",))
 
 
 def _train_flux(

@@ -13,10 +13,15 @@ import numpy as np
 import trimesh
 from PIL import Image
 
-from models.miniature.families import FAMILIES
+from models.miniature.creatures import CREATURES, Creature
+from models.miniature.families import FAMILIES, Family, Roles
 from models.miniature.meshes import Piece
 
-CATEGORIES: tuple[str, ...] = tuple(sorted(FAMILIES))
+KINDS: dict[str, Family | Creature] = {**FAMILIES, **CREATURES}
+RIGID: tuple[str, ...] = tuple(sorted(FAMILIES))
+POSABLE: tuple[str, ...] = tuple(sorted(CREATURES))
+CATEGORIES: tuple[str, ...] = tuple(sorted(KINDS))
+"""The rigid and the posable ones."""
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (214, 30, 38),
     "orange": (250, 135, 20),
@@ -69,7 +74,7 @@ class ObjectSpec:
     variant: int
 
     def __post_init__(self) -> None:
-        if self.category not in FAMILIES:
+        if self.category not in KINDS:
             raise ValueError(f"category {self.category!r}; choose one of {', '.join(CATEGORIES)}")
         if (self.primary, self.secondary) not in COLOUR_PAIRS:
             raise ValueError(f"colours {self.primary!r}, {self.secondary!r}; choose a pair of COLOUR_PAIRS")
@@ -106,9 +111,7 @@ def all_specs(variants: int) -> list[ObjectSpec]:
     return sorted(specs, key=lambda spec: spec.id)
 
 
-def sample_specs(
-    n: int, seed: int, variants: int = VARIANTS, categories: Sequence[str] = CATEGORIES
-) -> list[ObjectSpec]:
+def sample_specs(n: int, seed: int, variants: int = VARIANTS, categories: Sequence[str] = RIGID) -> list[ObjectSpec]:
     """`n` distinct objects sorted by id; the counts of any two categories differ by one at most.
 
     Within a category colour pairs and patterns are drawn without bias. Raises ValueError when the world
@@ -158,9 +161,18 @@ def _mesh(piece: Piece, texture: Image.Image) -> trimesh.Trimesh:
     )
 
 
-def make_scene(spec: ObjectSpec) -> trimesh.Scene:
-    """The object as a scene of geometries `body`, `part` and perhaps `trim`; y up, not yet normalised."""
-    roles = FAMILIES[spec.category].build(Random(f"{spec.category}-{spec.variant}"))
+def build_roles(category: str, variant: int, pose: int = 0) -> Roles:
+    """The pieces of one shape of a category by role, see `models.miniature.families`; creatures take a pose."""
+    shape, kind = Random(f"{category}-{variant}"), KINDS[category]
+    return kind.build(shape, Random(f"pose-{pose}")) if isinstance(kind, Creature) else kind.build(shape)
+
+
+def make_scene(spec: ObjectSpec, pose: int = 0) -> trimesh.Scene:
+    """The object as a scene of geometries `body`, `part` and perhaps `trim`; y up, not yet normalised.
+
+    A creature stands in the pose of that number; rigid objects have one form only.
+    """
+    roles = build_roles(spec.category, spec.variant, pose)
     primary, secondary = COLOURS[spec.primary], COLOURS[spec.secondary]
     textures = {
         "body": _texture(spec.pattern, primary, secondary),
@@ -191,7 +203,7 @@ def caption(spec: ObjectSpec, detail: str) -> str:
         return with_article(f"{spec.pattern} {spec.category}")
     if detail != "full":
         raise ValueError(f"caption detail {detail!r}; choose one of {', '.join(DETAILS)}")
-    family = FAMILIES[spec.category]
+    family = KINDS[spec.category]
     part = f"{spec.secondary} {family.part}"
     second = part if family.plural else with_article(part)
     first = with_article(f"{spec.primary} {spec.category}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 Message = dict[str, str]
-"""{"role": "system" or "user", "content": text}."""
+"""{"role": "user", "content": text}."""
 
 
 class ChatError(Exception):

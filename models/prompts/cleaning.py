@@ -38,7 +38,7 @@ _NO_NOUN = (
 )
 """What follows an adjective that describes nothing after it: "the light is beautiful behind a mug"."""
 _QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'})
-_MARKER = re.compile(r"^\s*(?:\(?\d{1,3}[.):]\s+|[-*+\u2022\u2013]\s+)")
+_MARKER = re.compile(r"^\s*(?:\(?\d{1,3}[.):](?:\s+|(?=[^\W\d_]|[\"'*]))|[-*+\u2022\u2013]\s+)")
 _MARKUP = re.compile(r"\*\*|__|`")
 
 

@@ -4,7 +4,7 @@ from data.assets.captions import head_noun, with_article
 from models.prompts.chat import Message
 from models.prompts.writer import Ask
 
-SYSTEM = (
+ROLE = (
     "You write captions of pictures for a dataset. You answer with a numbered list of captions, one a line, and with "
     "nothing before or after it."
 )
@@ -76,7 +76,7 @@ _EXAMPLES["background"] = _EXAMPLES["scene"]
 
 
 def conversation(ask: Ask, max_words: int) -> tuple[Message, ...]:
-    """The messages that ask a language model for `ask.n` captions."""
+    """The message that asks a language model for `ask.n` captions; one, since not every chat template has a system."""
     subject = ask.object_caption.strip().rstrip(".")
     noun = ask.category or head_noun(subject)
     if ask.kind == "appearance":
@@ -88,10 +88,10 @@ def conversation(ask: Ask, max_words: int) -> tuple[Message, ...]:
         rules.append(_KEEP_LOOKS.format(noun=noun))
     if ask.avoid:
         rules.append("Do not repeat what is there already:" + "".join(f"\n  - {caption}" for caption in ask.avoid))
-    lines = [f"Write {_TASKS[ask.kind].format(count=count, subject=subject)}.", "", "Rules:"]
+    lines = [ROLE, "", f"Write {_TASKS[ask.kind].format(count=count, subject=subject)}.", "", "Rules:"]
     lines += [f"- {rule}" for rule in rules]
     for name, *captions in _EXAMPLES[ask.kind]:
         lines += ["", f'Two examples for "{name}":']
         lines += [f"{number}. {caption}" for number, caption in enumerate(captions, start=1)]
     lines += ["", f'Now write {count} for "{with_article(subject) if ask.kind == "appearance" else subject}".']
-    return ({"role": "system", "content": SYSTEM}, {"role": "user", "content": "\n".join(lines)})
+    return ({"role": "user", "content": "\n".join(lines)},)

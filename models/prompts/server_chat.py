@@ -13,21 +13,24 @@ from data.ids import canonical_json, digest_of
 from data.shards import write_atomic
 from models.prompts.chat import Answer, Chat, ChatError, ChatSettings
 
-STATUS = "HTTP "
 FINISHED = {"stop": None, "length": "truncated", "content_filter": "refused"}
-"""finish_reason -> problem of the answer."""
+"""finish_reason -> problem of the answer; with any other, nothing says that the answer is whole."""
+REFUSED = "refused by status"
+"""Stands for the finish_reason where the server refused the request itself."""
 
 
 class ServerChat:
     """`concurrency` requests at a time, each tried again by the client with growing pauses.
 
-    `cache`: folder of one JSON file per answered request, named by the sha256 of the request's body; None keeps none.
-    The address of the server is no part of it: where a model runs does not change what it is asked.
+    `cache`: folder of one JSON file per answered request, named by the sha256 of the request's body and `revision`,
+    which says what is behind the model's name; None keeps none. The address of the server is no part of it: where a
+    model runs does not change what it is asked.
     """
 
     def __init__(
         self,
         model: str,
+        revision: str,
         base_url: str,
         key: str,
         cache: Path | None,
@@ -35,31 +38,33 @@ class ServerChat:
         retries: int,
         timeout_s: float,
     ) -> None:
-        self.model, self.base_url, self.cache = model, base_url, cache
+        self.model, self.revision, self.base_url, self.cache = model, revision, base_url, cache
         self.concurrency, self.retries = concurrency, retries
+        self._accepted = False
         self._client = openai.OpenAI(base_url=base_url, api_key=key, max_retries=retries, timeout=timeout_s)
 
     def complete(self, chats: Sequence[Chat], settings: ChatSettings) -> list[Answer]:
         """Answers in the order of the chats. After an error no new request is begun; what was answered is kept."""
         asked_for = [self._body(chat, settings) for chat in chats]
-        names = [digest_of(body) for body in asked_for]
+        names = [digest_of({"revision": self.revision, **body}) for body in asked_for]
         bodies = dict(zip(names, asked_for, strict=True))
         with ThreadPoolExecutor(self.concurrency) as pool:
-            asked = {name: pool.submit(self._answer, name, body) for name, body in bodies.items()}
+            asked = {name: pool.submit(self._kept_or_asked, name, body) for name, body in bodies.items()}
             try:
-                answers = {name: future.result() for name, future in asked.items()}
+                replies = {name: future.result() for name, future in asked.items()}
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
-        self._check_not_all_refused(list(answers.values()))
-        return [answers[name] for name in names]
+        self._check_not_all_refused(list(replies.values()))
+        return [_answer(replies[name]) for name in names]
 
-    def _check_not_all_refused(self, answers: list[Answer]) -> None:
+    def _check_not_all_refused(self, replies: list[dict[str, Any]]) -> None:
         """A setting that the server has not is no fault of an object: it would refuse all of them, one by one."""
-        statuses = [answer for answer in answers if answer.text.startswith(STATUS)]
-        if len(statuses) > 1 and len(statuses) == len(answers):
+        refused = [reply for reply in replies if reply["finish_reason"] == REFUSED]
+        self._accepted |= len(refused) < len(replies)
+        if len(refused) > 1 and not self._accepted:
             fix = "check max_new_tokens, temperature and the model's context against what the server takes"
-            raise self._error("refused every request", statuses[0].text, fix, transient=False)
+            raise self._error("refused every request", refused[0]["text"], fix, transient=False)
 
     def models(self) -> list[str]:
         """What the server says it serves."""
@@ -79,15 +84,15 @@ class ServerChat:
             "seed": chat.seed,
         }
 
-    def _answer(self, name: str, body: dict[str, Any]) -> Answer:
+    def _kept_or_asked(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
         path = self.cache / f"{name}.json" if self.cache else None
         kept = _read(path) if path else None
         if kept is None:
             kept = self._ask(body)
             if path and kept["finish_reason"] in FINISHED:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_atomic(path, canonical_json({"request": body, **kept}))
-        return Answer(kept["text"], FINISHED.get(kept["finish_reason"], "refused"))
+                write_atomic(path, canonical_json({"request": body, "revision": self.revision, **kept}))
+        return kept
 
     def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
         """{"text", "finish_reason", "model", "system_fingerprint"} as the server gave them.
@@ -100,7 +105,7 @@ class ServerChat:
                 choice = reply.choices[0]
                 text, reason = choice.message.content, choice.finish_reason
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            return {"text": f"{STATUS}{error.status_code}: {error.message}", "finish_reason": "refused by status"}
+            return {"text": f"HTTP {error.status_code}: {error.message}", "finish_reason": REFUSED}
         if reason == "content_filter":
             text = text or "content_filter"
         if reason == "length" and text is None:
@@ -150,6 +155,11 @@ class ServerChat:
             f"kept)",
             transient,
         )
+
+
+def _answer(reply: dict[str, Any]) -> Answer:
+    reason = reply["finish_reason"]
+    return Answer(reply["text"], "refused" if reason == REFUSED else FINISHED.get(reason, "truncated"))
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -20,7 +20,8 @@ _CHATTER = re.compile(
     r"\b(?:let me know|feel free|here(?:'s| is| are) (?:the|a|an|some|your|my|\w+ (?:background )?captions?)|as an ai"
     r"|i(?:'m| am| hope| can| cannot| will| have|'ll|'ve)\b|(?:further|additional) (?:assistance|help|questions)"
     r"|would you like|happy to help|please note|any (?:other )?suggestions|captions? for (?:the|your|this))"
-    r"|^(?:sure|certainly|of course|okay|absolutely)\b\s*[,!.:]|\b(?:note|captions?|output|answer|example)s?\s*:",
+    r"|^(?:sure|certainly|of course|okay|absolutely)\b\s*[,!.:]"
+    r"|\b(?:note|captions?|scene|output|answer|example)s?\s*(?:#?\d+)?\s*:|:\s*$",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"[.!?]+(?=[\"')\]]*(?:\s+[\"'(\[]?[A-Z]|$))|[!?]+")

@@ -20,21 +20,26 @@ def open_writer(
 
     Raises ConfigError for a server without address or key, ModelError for a model that cannot be loaded.
     """
-    if section.writer == "grammar" or model is None:
+    if section.writer == "grammar":
         return GrammarWriter()
+    if model is None:
+        raise ConfigError(f"prompts.writer is {section.writer!r}, which needs models.writer")
     if section.writer == "transformers":
         chat = registry.load(model, device, section.dtype)
     else:
-        chat = server_of(registry.served_name(model), options, cache)
+        chat = server_of(model, options, cache)
     settings = ChatSettings(section.temperature, section.top_p, section.max_new_tokens, section.batch_chats)
     return LanguageModelWriter(f"{model.name}@{model.revision}", chat, settings, section.max_words)
 
 
-def server_of(model: str, options: dict[str, Any], cache: Path | None = None) -> ServerChat:
-    """The server that the runtime names, for the model of that name; ConfigError if its address or key is not set.
+def server_of(ref: ModelRef, options: dict[str, Any], cache: Path | None = None) -> ServerChat:
+    """The server that the runtime names, for a model behind one; ConfigError if its address or key is not set.
 
     `cache` defaults to none being kept.
     """
+    model = registry.served_name(ref)
+    if model is None:
+        raise ConfigError(f"model {ref.name}: source {ref.source!r}; a model behind a server has server:NAME")
     address, variable = options["llm_base_url"], options["llm_key_variable"]
     if not address:
         raise ConfigError(
@@ -47,6 +52,5 @@ def server_of(model: str, options: dict[str, Any], cache: Path | None = None) ->
             f"the environment variable {variable} is not set; put the key of {address} there (any text for a server "
             f"that asks for none), or name another variable as llm_key_variable in the runtime"
         )
-    return ServerChat(
-        model, address, key, cache, options["llm_concurrency"], options["llm_retries"], options["llm_timeout_s"]
-    )
+    patience = (options["llm_concurrency"], options["llm_retries"], options["llm_timeout_s"])
+    return ServerChat(model, ref.revision, address, key, cache, *patience)

@@ -8,7 +8,6 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import binary_erosion
 
-HASH_BITS = 64
 COLOUR_BINS = 8
 
 

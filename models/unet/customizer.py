@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from configs.schema import NoisedReferences
 from models import latents, lora
 from models.customizer import CustomizeRequest, CustomizeSettings, Features, TrainingBatch
-from models.guidance import normalised_dual_guidance, plain_dual_guidance, text_guidance
+from models.guidance import Step
 from models.masks import token_masks
 from models.unet import adapter
 from models.unet.ip_adapter import set_scale
@@ -230,38 +230,30 @@ class UNetCustomizer(UNetModel):
         noise = torch.stack([torch.randn(shape, generator=own) for own in generators]).to(self.device)
         text = self.encode_prompts([request.prompt for request in requests])
         empty, batch = self._no_text.expand(len(requests)), len(requests)
-        nothing = self.image_tokens([None] * batch)
-        if not requests[0].references:
-            both = TextEmbeddings.joined([empty, text])
-
-            def text_alone(_step: int, timestep: int, noisy: Tensor) -> Tensor:
-                times = torch.full((2 * batch,), timestep)
-                without, full = self.predict(
-                    noisy.repeat(2, 1, 1, 1), times, both, nothing.repeat(2, 1, 1), None
-                ).chunk(2)
-                return text_guidance(without.float(), full.float(), settings.text_scale)
-
-            return denoise(schedule(self.schedule, settings.steps), noise, text_alone)
-
+        nothing, both = self.image_tokens([None] * batch), TextEmbeddings.joined([empty, text])
+        guidance = settings.dual_guidance()
         features = self._features_of(requests)
-        picks = [
-            int(torch.randint(len(own), (), generator=drawn)) for own, drawn in zip(features, generators, strict=True)
-        ]
-        tokens = self.image_tokens([own[pick] for own, pick in zip(features, picks, strict=True)])
         references = [[self.reference(one) for one in own] for own in features]
-        texts, images = TextEmbeddings.joined([empty, text]), tokens.repeat(2, 1, 1)
-        combine = normalised_dual_guidance if settings.guidance == "normalised" else plain_dual_guidance
+        chosen = [
+            own[int(torch.randint(len(own), (), generator=drawn))] if own else None
+            for own, drawn in zip(features, generators, strict=True)
+        ]
+        images = self.image_tokens(chosen).repeat(2, 1, 1)
 
-        def velocity(step: int, timestep: int, noisy: Tensor) -> Tensor:
+        def velocity(number: int, timestep: int, noisy: Tensor) -> Tensor:
             times = torch.full((batch,), timestep)
+            level = float(self.levels.sigmas[timestep])
+            step = Step(number, settings.steps, level, noisy, (float(self.levels.alphas[timestep]), -level))
             noises = [
                 [torch.randn(one.latents.shape, generator=drawn) for one in own]
                 for own, drawn in zip(references, generators, strict=True)
             ]
             seen = self.read(references, noises, times)
-            r, f = self.predict(noisy.repeat(2, 1, 1, 1), times.repeat(2), texts, images, seen).float().chunk(2)
+            r, f = self.predict(noisy.repeat(2, 1, 1, 1), times.repeat(2), both, images, seen).float().chunk(2)
+            if seen is None:
+                return guidance.text_only(step, r, f)
             u = self.predict(noisy, times, empty, nothing, None).float()
-            return combine(u, r, f, settings.image_scale_at(step), settings.text_scale)
+            return guidance(step, u, r, f)
 
         return denoise(schedule(self.schedule, settings.steps), noise, velocity)
 

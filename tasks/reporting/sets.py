@@ -55,8 +55,10 @@ class SetView:
 
 PICTURES = (("depth.png", "depth condition"), ("mask.png", "object mask"), ("png", "generated image"))
 SCORE_OF_REASON = {
+    "no_object": "area",
     "low_quality": "quality",
     "clipped": "clipped",
+    "saturated": "saturation",
     "small_object": "area",
     "cut_off": "cut_off",
     "off_prompt": "clip_text",
@@ -106,6 +108,7 @@ def set_view(shown: ShownSet) -> SetView:
                 reasons=[reason_text(reason) for reason in verdict.reasons],
             )
         )
+    repeats = [f"repeats {shown.decision.duplicate_of}"] if shown.decision.duplicate_of else []
     return SetView(
         set_id=generated.set_id,
         caption=generated.caption,
@@ -114,7 +117,7 @@ def set_view(shown: ShownSet) -> SetView:
         licence=generated.licence,
         model=generated.model,
         kept=shown.decision.kept,
-        reasons=[reason_text(reason) for reason in shown.decision.reasons],
+        reasons=[reason_text(reason) for reason in shown.decision.reasons] + repeats,
         images=images,
     )
 

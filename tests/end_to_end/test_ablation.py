@@ -30,7 +30,9 @@ def measured(folder: Path) -> tuple[list[Run], dict[str, int]]:
 
 def test_rows_share_what_comes_before_them_and_a_second_run_makes_nothing(tmp_path: Path) -> None:
     runs, made = measured(tmp_path)
-    assert [(run.row, run.seed) for run in runs] == [("full", 3), ("no MSA, no warping", 3)]
+    assert [(run.row, run.seed) for run in runs] == [("full", 3), ("no MSA, no warping", 3), ("renders", 3)]
+    assert runs[2].mean("identity_masked") > max(run.mean("identity_masked") for run in runs[:2])
+    assert not runs[2].has("quality")
     assert list(runs[0].values) == list(runs[1].values) and len(runs[0].values) >= 5
     assert made == {"assets": 1, "prompts": 1, "render": 1, "generate": 2, "score": 2, "select": 2}
     assert runs[0].mean("identity") != runs[1].mean("identity")
@@ -40,12 +42,13 @@ def test_rows_share_what_comes_before_them_and_a_second_run_makes_nothing(tmp_pa
 
     paths = write_tables(runs, tmp_path, "title <b>")
     lines = list(csv.DictReader(paths[0].open()))
-    assert [line["row"] for line in lines] == ["full", "no MSA, no warping"]
-    for line, run in zip(lines, runs, strict=True):
+    assert [line["row"] for line in lines] == ["full", "no MSA, no warping", "renders"]
+    assert lines[2]["identity_masked"] and not lines[2]["quality"] and not lines[2]["image_yield"]
+    for line, run in zip(lines[:2], runs[:2], strict=True):
         assert all(float(line[measure]) == pytest.approx(run.mean(measure), abs=1e-6) for measure in MEASURES)
         assert float(line["image_yield"]) == pytest.approx(run.image_yield, abs=1e-4)
     assert "| full |" in paths[1].read_text() and "[" in paths[1].read_text()
-    assert "title &lt;b&gt;" in as_html(runs, "title <b>") and "://" not in paths[2].read_text()
+    assert "title &lt;b&gt;" in as_html(runs, "title <b>", chart(runs)) and "://" not in paths[2].read_text()
     assert decode_png(chart(runs)).shape[0] > 100
 
 

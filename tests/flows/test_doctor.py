@@ -7,9 +7,11 @@ import pytest
 from chat_server import serving
 from fake_workspace import RUNTIME
 
-from configs.schema import load_recipe
+from configs.schema import ModelRef, load_recipe
 from flows import doctor
 from flows.doctor import Check
+
+SMALL = ModelRef(name="llm", architecture="causal_lm", source="server:small", revision="1", licence="MIT")
 
 
 def test_a_package_of_the_wrong_version_or_none_is_named() -> None:
@@ -73,16 +75,16 @@ def test_a_model_behind_a_server_is_asked_for_there(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("SYNCD_TEST_KEY", "secret")
     with serving() as server:
         known = RUNTIME.model_copy(update={"llm_base_url": server.url, "llm_key_variable": "SYNCD_TEST_KEY"})
-        assert doctor._server("writer", "small", known).verdict == "ok"
-        other = doctor._server("writer", "large", known)
+        assert doctor._server("writer", SMALL, known).verdict == "ok"
+        other = doctor._server("writer", SMALL.model_copy(update={"source": "server:large"}), known)
         assert (other.verdict, other.detail, other.fix) == (
             "broken",
             f"{server.url} lists small",
             "serve large there",
         )
-    gone = doctor._server("writer", "small", known.model_copy(update={"llm_retries": 0}))
+    gone = doctor._server("writer", SMALL, known)
     assert gone.verdict == "broken" and "cannot be reached" in gone.detail and "llm_base_url" in gone.fix
-    assert "llm_base_url is not set" in doctor._server("writer", "small", RUNTIME).detail
+    assert "llm_base_url is not set" in doctor._server("writer", SMALL, RUNTIME).detail
 
 
 def test_every_check_that_is_not_ok_has_a_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 import torch
 
-from models.guidance import normalised_dual_guidance, plain_dual_guidance, text_guidance
+from models.guidance import (
+    FORMS,
+    DualGuidance,
+    GuidanceSettings,
+    Step,
+    normalised_dual_guidance,
+    plain_dual_guidance,
+    projected_dual_guidance,
+    text_guidance,
+)
 
 
 def predictions(seed: int, batch: int = 3, tokens: int = 5, channels: int = 4) -> list[torch.Tensor]:
@@ -93,3 +102,91 @@ def test_scales_of_zero_give_the_base_and_equal_norms_give_plain_guidance() -> N
 def test_text_guidance_is_plain_dual_guidance_without_references() -> None:
     _, r, f = predictions(7)
     torch.testing.assert_close(text_guidance(r, f, 1.5), plain_dual_guidance(r, r, f, 4.0, 1.5))
+
+
+def step_at(number: int, count: int = 11, level: float = 0.5, like: torch.Tensor | None = None) -> Step:
+    noisy = torch.zeros(1) if like is None else torch.randn(like.shape, generator=torch.Generator().manual_seed(99))
+    return Step(number, count, level, noisy, (1.0, -level))
+
+
+@pytest.mark.parametrize("form", ["normalised", "plain"])
+def test_every_form_is_called_with_the_scales_of_its_step(form: str) -> None:
+    u, r, f = predictions(8)
+    guidance = DualGuidance(GuidanceSettings(form, image_scale=2.0, image_scale_rise=5.0, text_scale=1.5))
+    for number, scale in ((0, 2.0), (5, 4.5), (10, 7.0)):
+        torch.testing.assert_close(guidance(step_at(number), u, r, f), FORMS[form](u, r, f, scale, 1.5))
+    assert guidance.image_scale(step_at(0, count=1)) == 2.0
+
+
+def test_the_trace_has_the_norms_before_any_scaling() -> None:
+    u, r, f = predictions(9)
+    guidance = DualGuidance(GuidanceSettings(image_scale=9.0, interval=(0.4, 0.6)))
+    guidance(step_at(0, level=0.9), u, r, f)
+    guidance(step_at(1, level=0.5), r, r, f)
+    assert [(row.step, row.level) for row in guidance.trace] == [(0, 0.9), (1, 0.5)]
+    assert guidance.trace[0].image == pytest.approx(float((r - u).flatten(1).norm(dim=1).mean()))
+    assert guidance.trace[0].text == pytest.approx(float((f - r).flatten(1).norm(dim=1).mean()))
+    assert guidance.trace[1].image == 0
+
+
+def test_outside_the_interval_the_prediction_is_the_conditional_one() -> None:
+    u, r, f = predictions(10)
+    guidance = DualGuidance(GuidanceSettings(interval=(0.2, 0.8)))
+    for level in (0.1, 0.9):
+        assert guidance(step_at(1, level=level), u, r, f) is f
+        assert guidance.text_only(step_at(1, level=level), r, f) is f
+    assert not torch.allclose(guidance(step_at(1, level=0.8), u, r, f), f)
+    torch.testing.assert_close(guidance.text_only(step_at(1, level=0.2), r, f), text_guidance(r, f, 1.5))
+
+
+def test_rescaling_brings_back_the_deviation_of_the_conditional_prediction() -> None:
+    u, r, f = predictions(11)
+    plain = DualGuidance(GuidanceSettings("plain", image_scale=6.0))(step_at(0), u, r, f)
+    whole = DualGuidance(GuidanceSettings("plain", image_scale=6.0, rescale=1.0))(step_at(0), u, r, f)
+    half = DualGuidance(GuidanceSettings("plain", image_scale=6.0, rescale=0.5))(step_at(0), u, r, f)
+    assert (plain.flatten(1).std(dim=1) > 2 * f.flatten(1).std(dim=1)).all()
+    torch.testing.assert_close(whole.flatten(1).std(dim=1), f.flatten(1).std(dim=1))
+    torch.testing.assert_close(half, (plain + whole) / 2)
+
+
+def test_projection_takes_out_what_lies_along_the_image() -> None:
+    u, r, f = predictions(12)
+    for sample in range(len(u)):
+        moved = projected_dual_guidance(u, r, f, 1.0, 0.0, 0.0, 0.0)[sample] - r[sample]
+        assert abs(float((moved * r[sample]).sum())) < 1e-3
+        moved = projected_dual_guidance(u, r, f, 0.0, 1.0, 0.0, 0.0)[sample] - r[sample]
+        assert abs(float((moved * f[sample]).sum())) < 1e-3
+    kept = projected_dual_guidance(u, r, f, 1.2, 1.7, 1.0, 0.0)
+    torch.testing.assert_close(kept, plain_dual_guidance(u, r, f, 1.2, 1.7))
+
+
+def test_a_projected_vector_is_no_longer_than_allowed() -> None:
+    u, r, f = predictions(13)
+    cut = projected_dual_guidance(r - 50 * (r - u), r, f, 1.0, 0.0, 1.0, 2.0) - r
+    torch.testing.assert_close(cut.flatten(1).norm(dim=1), torch.full((3,), 2.0))
+
+
+def test_projected_guidance_works_on_the_images_that_predictions_stand_for() -> None:
+    u, r, f = predictions(14)
+    step = step_at(3, level=0.7, like=u)
+    guided = DualGuidance(GuidanceSettings("projected", image_scale=2.0, parallel=0.3))(step, u, r, f)
+    images = [step.noisy - 0.7 * prediction for prediction in (u, r, f)]
+    expected = (step.noisy - projected_dual_guidance(*images, 2.0, 1.5, 0.3, 0.0)) / 0.7
+    torch.testing.assert_close(guided, expected)
+    same = DualGuidance(GuidanceSettings("projected", image_scale=2.0, parallel=1.0))(step, u, r, f)
+    torch.testing.assert_close(same, plain_dual_guidance(u, r, f, 2.0, 1.5), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"form": "strong"}, "guidance is 'strong'; allowed: normalised, plain, projected"),
+        ({"image_scale": -1.0}, "image_scale is -1.0; allowed: 0 to 100"),
+        ({"rescale": 1.5}, "rescale is 1.5; allowed: 0 to 1"),
+        ({"interval": (0.6, 0.4)}, "interval is .*the smaller first"),
+        ({"image_scale": 1.0, "image_scale_rise": -3.0}, "falls below 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(wrong: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GuidanceSettings(**wrong)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 
 import numpy as np
 import pytest
@@ -123,8 +124,27 @@ def test_a_hub_model_comes_from_the_local_cache_at_its_commit(quality, tmp_path,
     ref = ModelRef(name="head", architecture="quality_head", source="hub:owner/head", revision="a" * 40, licence="MIT")
     assert registry.load(ref, "cpu", "float32").scores(np.zeros((1, tiny_models.EMBEDDING), np.float32)).shape == (1,)
     other = ref.model_copy(update={"revision": "b" * 40})
-    with pytest.raises(ModelError, match=r"hf download owner/head --revision bbbb.*offline: false"):
+    with pytest.raises(ModelError, match=r"hf download owner/head --revision bbbb.*offline: false") as caught:
         registry.locate(other)
+    command = str(caught.value).split("fetch it with: ")[1].split("; ")[0]
+    words = shlex.split(command)[2:]
+    assert words[:3] == ["owner/head", "--revision", "b" * 40]
+    assert words[3:] == [word for pattern in registry.UNREAD for word in ("--exclude", pattern)]
+
+
+def test_a_download_that_was_broken_off_is_told_from_none(quality, tmp_path, monkeypatch):
+    from huggingface_hub.errors import IncompleteSnapshotError
+
+    def broken_off(*_: object, **__: object) -> None:
+        raise IncompleteSnapshotError(
+            "The cached snapshot is incomplete: 2 file(s) are missing (a.safetensors, b.json). Re-run",
+            snapshot_path=tmp_path,
+        )
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", broken_off)
+    ref = ModelRef(name="head", architecture="quality_head", source="hub:owner/head", revision="a" * 40, licence="MIT")
+    with pytest.raises(ModelError, match=r"as a whole: 2 file\(s\) are missing \(a.safetensors, b.json\); fetch"):
+        registry.locate(ref)
 
 
 def test_pin_rewrites_revisions_of_miniature_models_and_nothing_else(quality, tmp_path, monkeypatch):

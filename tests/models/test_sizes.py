@@ -83,10 +83,14 @@ def test_the_peak_is_the_sum_of_weights_or_with_offload_the_worst_part() -> None
     found = [
         Need("generate", "transformer", 1, 10.0),
         Need("generate", "vae", 1, 2.0),
+        Need("generate", "text_encoder", 1, 1.5),
+        Need("generate", "text_encoder_2", 1, 20.0),
         Need("generate", "transformer: activations", None, 3.0),
         Need("generate", "transformer: shared keys and values", None, 1.0),
         Need("generate", "vae: decoding", None, 13.5),
     ]
-    assert peak(found, offload=False) == 12.0 + 13.5
-    assert peak(found, offload=True) == 2.0 + 13.5
-    assert peak([], offload=True) == 0
+    assert peak(found, "none") == 33.5 + 13.5
+    assert peak(found, "text_encoders") == 12.0 + 21.5, "both text encoders are at work beside the others"
+    assert peak(found, "all") == 21.5
+    assert peak([], "all") == 0
+    assert peak([Need("prompts", "model", 1, 5.0), Need("prompts", "model: keys", None, 1.0)], "all") == 6.0

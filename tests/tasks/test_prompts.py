@@ -47,7 +47,7 @@ def cat(kind: str, number: int, of: int = 2) -> AssetRecord:
         source_format="words",
         outcome="described",
         mesh_sha256=None,
-        attributes={"kind": kind, "series": f"cat/{kind}", "number": number, "of": of},
+        attributes={"kind": kind, "number": number, "of": of},
     )
 
 

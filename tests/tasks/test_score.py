@@ -131,17 +131,32 @@ def test_an_image_goes_with_its_own_prompt(recipe, tmp_path):
         assert found.model_dump(exclude={"clip_text"}) == expected.model_dump(exclude={"clip_text"})
 
 
-def test_an_empty_mask_and_a_set_of_one_are_recorded_and_the_shard_goes_on(recipe, tmp_path):
-    key, record, files = random_set("bowl", 0)
-    _, _, blank = generated("bowl", np.zeros((1, 32, 32, 3), np.uint8), np.zeros((1, 32, 32), bool))
-    files = {**files, "1.mask.png": blank["0.mask.png"]}
-    scores, index = run(recipe, tmp_path, [(key, record, files), random_set("cup", 1, count=1), random_set("jug", 2)])
-    assert list(scores) == ["jug-s0"]
-    assert [(failure.key, failure.reason) for failure in index.failed] == [
-        ("bowl-s0", "empty_mask"),
-        ("cup-s0", "single_image"),
-    ]
-    assert "images [1]" in index.failed[0].detail
+def without_mask(name, seed, *places):
+    key, record, files = random_set(name, seed)
+    _, _, blank = generated(name, np.zeros((1, 32, 32, 3), np.uint8), np.zeros((1, 32, 32), bool))
+    return key, record, {**files, **{f"{place}.mask.png": blank["0.mask.png"] for place in places}}
+
+
+def test_an_image_without_object_is_far_from_the_others_and_changes_nothing_between_them(recipe, tmp_path):
+    whole, _ = run(recipe, tmp_path / "a", [random_set("bowl", 0), random_set("jug", 2)])
+    sets = [without_mask("bowl", 0, 1), random_set("jug", 2)]
+    scores, index = run(recipe, tmp_path / "b", sets)
+    assert not index.failed
+    pairs, expected = (np.array(own["bowl-s0"].identity_pairs) for own in (scores, whole))
+    assert (pairs[1, [0, 2]] == -1).all() and (pairs[[0, 2], 1] == -1).all()
+    assert pairs[0, 2] == pytest.approx(expected[0, 2], abs=2e-6)
+    first, second, third = scores["bowl-s0"].images
+    assert (second.area, second.identity, second.identity_masked) == (0, -1, -1)
+    assert first.identity == third.identity == pytest.approx(pairs[0, 2], abs=2e-6)
+    assert scores["jug-s0"].model_dump() == whole["jug-s0"].model_dump()
+
+
+def test_a_set_of_one_is_recorded_and_one_without_any_object_is_scored(recipe, tmp_path):
+    sets = [without_mask("bowl", 0, 0, 1, 2), random_set("cup", 1, count=1), without_mask("jug", 2, 0, 1)]
+    scores, index = run(recipe, tmp_path, sets)
+    assert [(failure.key, failure.reason) for failure in index.failed] == [("cup-s0", "single_image")]
+    assert [image.identity for image in scores["bowl-s0"].images] == [-1, -1, -1]
+    assert [image.identity for image in scores["jug-s0"].images] == [-1, -1, -1]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), 31.0])

@@ -2,9 +2,8 @@
 
 from random import Random
 
-from models.miniature.families import FAMILIES
 from models.miniature.scenes import SCENES, scene_phrase
-from models.miniature.world import PATTERN_NOUNS, ObjectSpec, caption, with_article
+from models.miniature.world import KINDS, PATTERN_NOUNS, ObjectSpec, caption, with_article
 
 BLURRED = "blurry low resolution"
 """Names the degraded images; recipes use it as the negative prompt."""
@@ -36,8 +35,8 @@ def draw_object(spec: ObjectSpec, rng: Random) -> str:
     if secondary and marked:
         behind.append(f"{spec.secondary} {PATTERN_NOUNS[spec.pattern]}")
     if secondary:
-        part = f"{spec.secondary} {FAMILIES[spec.category].part}"
-        behind.append(part if FAMILIES[spec.category].plural else with_article(part))
+        part = f"{spec.secondary} {KINDS[spec.category].part}"
+        behind.append(part if KINDS[spec.category].plural else with_article(part))
     words = [spec.primary] if primary else []
     if pattern and not (marked and secondary):
         words.append(spec.pattern)

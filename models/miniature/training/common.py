@@ -63,7 +63,7 @@ class Draws:
         return _order(count, self.seed, epoch)[place * batch : (place + 1) * batch]
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _order(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch, count]).permutation(count)
 

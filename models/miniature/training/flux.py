@@ -1,7 +1,14 @@
-"""The generator: FLUX transformer and its text encoders trained together, with and without depth in one net."""
+"""The generator: FLUX transformer and its text encoders trained together, with and without depth in one net.
+
+Large text-to-image models have seen collages and series of pictures of one thing; that is what shared attention calls
+on. This net would never see two pictures at once, so in some steps the views of an object are trained together and see
+one another under the masks of shared attention. Without such steps, an object seen in another picture counts as drawn
+and vanishes from this one.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -9,8 +16,10 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxContro
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
+from models.flux.dense import DenseAttnProcessor
 from models.flux.layout import image_ids, pack, text_ids
 from models.flux.processor import SharedAttnProcessor
+from models.masks import dilate
 from models.miniature.dataset import Views
 from models.miniature.tokenizers import LENGTH, SPECIAL, build_tokenizer, vocabulary_size
 from models.miniature.training import vae as autoencoder
@@ -22,7 +31,19 @@ BATCH = 32
 LEARNING_RATE = 1e-3
 MAX_VIEWS = 24_000
 DROP_TEXT = 0.1
-DROP_DEPTH = 0.15
+DROP_DEPTH = 0.5
+SET_SHARE = 0.25
+"""Share of the steps that train all views of an object together."""
+SEEN = 0.75
+"""Chance of each of these views to be seen by the others."""
+WHOLLY_SEEN = 0.2
+"""Chance of a set to see whole images at any noise level; as in sampling, above `FIRST_SIGMA` all do."""
+FIRST_SIGMA = 0.9
+STACKED_SHARE = 0.25
+"""Share of such steps in the plain stacked form of RoPE."""
+DILATION = 3
+COMPILED_FROM = 1_000
+"""Steps from which compiling the transformer, which takes minutes and makes a step a fifth shorter, pays off."""
 DEGRADED_SHARE = 0.04
 DEGRADED_POOL = 1_000
 OBJECT_WEIGHT = 1.0
@@ -132,9 +153,11 @@ def train(views: Views, latents: Latents, steps: int, seed: int, work_dir: Path)
     torch.manual_seed(seed)
     nets = build()
     transformer, text, pooled = nets["transformer"], nets["text"], nets["pooled"]
-    transformer.set_attn_processor(SharedAttnProcessor())
+    if steps >= COMPILED_FROM:
+        transformer.compile(dynamic=False)
     clip_tokenizer, t5_tokenizer = build_tokenizer(start=True), build_tokenizer(start=False)
-    batch = min(BATCH, len(latents.depths))
+    count = len(latents.depths)
+    batch, set_size = min(BATCH, count), int(np.bincount(views.objects[:count]).min())
     specs = views.specs()
     positions, text_positions = image_ids(8, 8), text_ids(LENGTH)
 
@@ -145,25 +168,41 @@ def train(views: Views, latents: Latents, steps: int, seed: int, work_dir: Path)
 
     def loss_of(draws: Draws) -> Tensor:
         words, noises = draws.words, draws.noise
-        rows = draws.rows(len(latents.depths), batch).copy()
+        together = words.random() < SET_SHARE
+        if together:
+            rows = draws.rows(count // set_size, batch // set_size)[:, None] * set_size + np.arange(set_size)
+            rows = rows.flatten()
+        else:
+            rows = draws.rows(count, batch).copy()
+        alike = set_size if together else 1  # so many rows share their noise level, and all have depth or none
         sources = rows.copy()
         captions = []
         for place, row in enumerate(rows):
-            worse = words.random() < DEGRADED_SHARE
+            worse = not together and words.random() < DEGRADED_SHARE
             if worse:
                 pick = words.randrange(len(latents.degraded))
                 row = latents.degraded[pick]
-                rows[place], sources[place] = row, len(latents.depths) + pick
+                rows[place], sources[place] = row, count + pick
             caption = draw_caption(specs[views.objects[row]], views.scenes[row], views.other(row), words)
             if worse:
                 caption = BLURRED if words.random() < 0.5 else f"{caption}, {BLURRED}"
             captions.append("" if words.random() < DROP_TEXT else caption)
         clean = latents.images[sources].float()
         depth = latents.depths[rows].float()
-        depth[torch.rand(len(rows), generator=noises) < DROP_DEPTH] = latents.blank.float()
+        without = torch.rand(len(rows) // alike, generator=noises) < DROP_DEPTH
+        depth[without.repeat_interleave(alike)] = latents.blank.float()
         noise = torch.randn(clean.shape, generator=noises)
-        sigma = torch.randn(len(rows), generator=noises).sigmoid()
+        sigma = torch.randn(len(rows) // alike, generator=noises).sigmoid().repeat_interleave(alike)
         sigma = TIME_SHIFT * sigma / (1 + (TIME_SHIFT - 1) * sigma)
+        weights = latents.weights[rows]
+        if together:
+            visible = _visible(weights > 1, sigma, set_size, noises)
+            rope: Literal["release", "stacked"] = "stacked" if words.random() < STACKED_SHARE else "release"
+            transformer.set_attn_processor(
+                DenseAttnProcessor(visible, set_size, 8, 8, LENGTH, rope, transformer.pos_embed, torch.bfloat16)
+            )
+        else:
+            transformer.set_attn_processor(SharedAttnProcessor())
         noisy = torch.lerp(clean, noise, sigma[:, None, None])
         velocity = transformer(
             hidden_states=torch.cat([noisy, depth], dim=-1),
@@ -175,11 +214,20 @@ def train(views: Views, latents: Latents, steps: int, seed: int, work_dir: Path)
             return_dict=False,
         )[0]
         error = (velocity.float() - (noise - clean)).square().mean(dim=-1)
-        weights = latents.weights[rows]
         return (weights * error).sum() / weights.sum()
 
     cost = fit("flux", nets, steps, LEARNING_RATE, batch, loss_of, work_dir, seed)
+    transformer.set_attn_processor(SharedAttnProcessor())
     return nets, cost
+
+
+def _visible(objects_bn: Tensor, sigma_b: Tensor, set_size: int, generator: torch.Generator) -> Tensor:
+    """(B, N) bool: the tokens of each view that the other views of its set see."""
+    sets = len(objects_bn) // set_size
+    wholly = torch.rand(sets, generator=generator).repeat_interleave(set_size) < WHOLLY_SEEN
+    wholly |= sigma_b > FIRST_SIGMA
+    seen = torch.rand(len(objects_bn), generator=generator) < SEEN
+    return seen[:, None] & (wholly[:, None] | dilate(objects_bn, 8, 8, DILATION))
 
 
 def save(vae: AutoencoderKL, nets: nn.ModuleDict, folder: Path) -> None:

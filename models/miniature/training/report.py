@@ -1,6 +1,7 @@
 """What the miniature's nets reach on objects they never saw, measured on the saved weights."""
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from models.miniature.training.common import Cost, write_json
 from models.miniature.world import caption
 from models.scorers.quality import QualityScorer
 
+RESULTS = "results.json"
 SAMPLES = 200
 STEPS = 24
 TRUE_CFG = 2.5
@@ -29,8 +31,24 @@ BATCH = 50
 Results = dict[str, dict[str, float]]
 
 
-def write(out_dir: Path, work_dir: Path, held_out: Views, costs: Mapping[str, Cost], seed: int) -> Results:
-    """Evaluate the folders in `out_dir`; results.json and RESULTS.md go there, a sheet of samples to `work_dir`."""
+def costs_of(folder: Path) -> dict[str, Cost]:
+    """What every net of a folder of weights cost, by its results.json."""
+    record = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    return {name: Cost(**cost) for name, cost in record["costs"].items()}
+
+
+def write(
+    out_dir: Path,
+    work_dir: Path,
+    held_out: Views,
+    costs: Mapping[str, Cost],
+    seed: int,
+    kept: Sequence[str] = (),
+) -> Results:
+    """Evaluate the folders in `out_dir`; results.json and RESULTS.md go there, a sheet of samples to `work_dir`.
+
+    `kept`: nets that were taken from earlier weights.
+    """
     clip_net = CLIPModel.from_pretrained(out_dir / "clip", dtype=torch.float32).eval()
     dino_net = Dinov2Model.from_pretrained(out_dir / "dino", dtype=torch.float32).eval()
     seg_net = SegformerForSemanticSegmentation.from_pretrained(out_dir / "segmenter", dtype=torch.float32).eval()
@@ -55,8 +73,8 @@ def write(out_dir: Path, work_dir: Path, held_out: Views, costs: Mapping[str, Co
     }
     sizes = folder_sizes(out_dir)
     record = {"results": results, "costs": {name: dataclasses.asdict(cost) for name, cost in costs.items()}}
-    write_json(out_dir / "results.json", {**record, "megabytes": sizes})
-    write_atomic(out_dir / "RESULTS.md", markdown(results, costs, sizes, len(held_out)).encode())
+    write_json(out_dir / RESULTS, {**record, "kept": list(kept), "megabytes": sizes})
+    write_atomic(out_dir / "RESULTS.md", markdown(results, costs, kept, sizes, len(held_out)).encode())
     return results
 
 
@@ -121,7 +139,9 @@ def folder_sizes(out_dir: Path) -> dict[str, float]:
     }
 
 
-def markdown(results: Results, costs: Mapping[str, Cost], sizes: Mapping[str, float], views: int) -> str:
+def markdown(
+    results: Results, costs: Mapping[str, Cost], kept: Sequence[str], sizes: Mapping[str, float], views: int
+) -> str:
     lines = [
         "# Miniature weights: cost and results",
         "",
@@ -136,6 +156,7 @@ def markdown(results: Results, costs: Mapping[str, Cost], sizes: Mapping[str, fl
     for name, cost in costs.items():
         lines.append(f"| {name} | {cost.steps} | {cost.samples} | {cost.seconds / 60:.1f} | {cost.loss:g} |")
     lines += ["", "Minutes were measured on two shared CPU cores with other work running.", ""]
+    lines += [f"Kept from earlier weights, not trained on this world: {', '.join(kept)}.", ""] if kept else []
     lines += _table(["folder", "MB (float16)"], [*sizes.items(), ("all", round(sum(sizes.values()), 2))])
     real, made = results["clip_real"], results["clip_samples"]
     lines += ["## Text and image", ""]

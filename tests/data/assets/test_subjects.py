@@ -16,7 +16,7 @@ def test_every_kind_gives_its_objects_in_series() -> None:
         "cat-siamese-001",
     ]
     assert {(asset.category, asset.caption) for asset in found} == {("cat", "a cat"), ("bee", "a bee")}
-    assert found[3].attributes == {"kind": "Maine Coon", "series": "cat/Maine Coon", "number": 1, "of": 2}
+    assert found[3].attributes == {"kind": "Maine Coon", "number": 1, "of": 2}
     assert source.fetch(found[0]) is None and source.rejected() == []
 
 

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from models.evaluation.ablation import MEASURES, Run, difference, interval, summary, yield_of
+from models.evaluation.ablation import MEASURES, Run, difference, interval, share_of, summary
 
 
 def run(row: str, seed: int, values: dict[str, float], kept: float = 0.5) -> Run:
     per_set = {f"{key}-s0": dict.fromkeys(MEASURES, value) for key, value in values.items()}
-    return Run(row, seed, per_set, image_yield=kept, set_yield=kept / 2, seconds=1.0)
+    return Run(row, seed, per_set, image_yield=kept, set_yield=kept / 2, seconds=1.0, found=1.0)
 
 
 RUNS = [
@@ -22,13 +22,20 @@ def test_means_are_over_sets_of_all_seeds_and_the_same_every_time() -> None:
     assert found.mean == pytest.approx(0.7) and 0.599 < found.low < 0.7 < found.high < 0.801
     assert summary(RUNS, "full", "identity") == found
     assert RUNS[0].mean("colour") == pytest.approx(0.7)
-    assert yield_of(RUNS, "full") == (0.5, 0.25)
+    assert share_of([run.image_yield for run in RUNS if run.row == "full"]) == 0.5
+    assert share_of([None, 0.2]) == 0.2 and share_of([None]) is None
 
 
 def test_differences_pair_sets_of_the_same_seed_and_leave_out_the_others() -> None:
     found = difference(RUNS, "less", "full", "identity")
     assert found.mean == pytest.approx((-0.3 - 0.1) / 2)
-    assert (found.low, found.high) == pytest.approx((-0.3, -0.1))
+    assert (found.low, found.high) == pytest.approx((-0.2, -0.2)), "both are of object a"
+
+
+def test_a_set_without_a_value_is_left_out() -> None:
+    seen, unseen = run("full", 0, {"a": 0.8}), Run("full", 1, {"b-s0": {"quality": 5.0}}, None, None, None, 0.1)
+    assert summary([seen, unseen], "full", "identity").mean == pytest.approx(0.8)
+    assert unseen.has("quality") and not unseen.has("identity")
 
 
 def test_the_interval_covers_the_mean_about_as_often_as_it_says() -> None:

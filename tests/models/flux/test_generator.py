@@ -169,11 +169,17 @@ def test_each_prompt_is_encoded_once_and_alone(depth_model: FluxGenerator, monke
         assert np.array_equal(one.images, other.images)
 
 
+TEXT = ["text_encoder_2"] * 2
+
+
+@pytest.mark.parametrize(
+    ("parts", "moved"), [("all", [*TEXT, *["vae"] * 2, *["transformer"] * 2, *["vae"] * 2]), ("text_encoders", TEXT)]
+)
 def test_offloaded_parts_are_on_the_device_only_while_they_work(
-    flux_folder: Folder, depth_model: FluxGenerator, monkeypatch: pytest.MonkeyPatch
+    parts: str, moved: list[str], flux_folder: Folder, depth_model: FluxGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = FluxGenerator.from_pretrained(flux_folder(True, False))
-    model.offload("cpu")
+    model.offload("cpu", parts)
     moves: list[str] = []
     for name in ("transformer", "vae", "text_encoder_2"):
         part = getattr(model, name)
@@ -182,8 +188,7 @@ def test_offloaded_parts_are_on_the_device_only_while_they_work(
     sent = request(2, depth=True)
     made = model.generate(sent, SHARED)
     model._working.release()
-    order = [move.split()[0] for move in moves]
-    assert order == [*["text_encoder_2"] * 2, *["vae"] * 2, *["transformer"] * 2, *["vae"] * 2]
+    assert [move.split()[0] for move in moves] == moved
     assert np.array_equal(made.images, depth_model.generate(sent, SHARED).images)
 
 

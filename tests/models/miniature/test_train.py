@@ -22,7 +22,7 @@ from models.miniature.training import clip, flux, segmenter
 from models.miniature.training.captions import BLURRED, draw_caption
 from models.miniature.training.common import Cost, Draws, fit
 from models.miniature.training.degrade import DEGRADATIONS
-from models.miniature.world import caption, export_glb, sample_specs
+from models.miniature.world import CATEGORIES, RIGID, caption, export_glb, sample_specs
 from models.scorers.clip import ClipScorer
 from models.scorers.identity import IdentityScorer
 from models.scorers.quality import QualityScorer
@@ -68,7 +68,7 @@ def test_no_object_of_the_evaluation_split_is_trained_on():
 def test_captions_are_true_and_within_the_vocabulary_and_the_length():
     tokenizer = build_tokenizer(start=True)
     rng = Random(0)
-    for spec in sample_specs(60, 0):
+    for spec in sample_specs(60, 0, categories=CATEGORIES):
         text = draw_caption(spec, rng.randrange(len(SCENES)), rng.choice([None, *OTHER_OBJECTS]), rng)
         ids = tokenizer(f"{text}, {BLURRED}").input_ids
         assert tokenizer.unk_token_id not in ids and len(ids) <= LENGTH
@@ -88,7 +88,7 @@ def test_the_longest_prompt_of_the_world_fits():
     tokenizer = build_tokenizer(start=True)
     longest = max(
         len(tokenizer(full_caption(caption(spec, "full"), scene, other)).input_ids)
-        for spec in sample_specs(20, 0)
+        for spec in sample_specs(60, 0, categories=CATEGORIES)
         for scene in SCENES
         for other in OTHER_OBJECTS
     )
@@ -114,7 +114,7 @@ def test_training_scene_is_the_loaded_glb():
 
 
 def test_views_are_rendered_once_and_equal_again(tmp_path: Path):
-    specs = objects_of("train", 40, 0)[:2]
+    specs = [spec for spec in objects_of("train", 60, 0) if spec.category in RIGID][:2]
     views = render_views(specs, 2, 0, tmp_path / "a", workers=1)
     again = render_views(specs, 2, 0, tmp_path / "b", workers=1)
     assert len(views) == 4 and views.objects.tolist() == [0, 0, 1, 1]
@@ -175,6 +175,28 @@ def test_a_work_folder_of_another_training_is_refused(tmp_path: Path):
     assert torch.equal(made.weight, again.weight)
     with pytest.raises(ValueError, match=r"'seed': 0.*'seed': 1"):
         train._once(tmp_path, "net", {"seed": 1}, torch.nn.Linear(1, 1), work)
+
+
+def test_views_trained_together_see_what_sampling_shows():
+    objects = torch.zeros(400, 64, dtype=torch.bool)
+    objects[:, 27] = True
+    sigma = torch.tensor([0.95, 0.4]).repeat_interleave(4).repeat(50)
+    visible = flux._visible(objects, sigma, 4, torch.Generator().manual_seed(0)).sum(dim=1)
+    first, later = visible[sigma > 0.9], visible[sigma < 0.9]
+    assert set(first.tolist()) == {0, 64}
+    assert set(later.tolist()) == {0, 9, 64}
+    assert 0.6 < (visible > 0).float().mean() < 0.9
+    assert 0.05 < (later == 64).float().mean() < 0.3
+    whole = (later == 64).unflatten(0, (-1, 4)).any(dim=1)
+    assert not ((later == 9).unflatten(0, (-1, 4)).any(dim=1) & whole).any()
+
+
+def test_a_creature_takes_another_pose_in_every_view(tmp_path: Path):
+    spec = sample_specs(1, 0, categories=("monkey",))[0]
+    views = render_views([spec], 3, 0, tmp_path, workers=1)
+    assert len(views) == 3 and len(set(views.scenes.tolist())) == 3
+    poses = [unit_scene(spec, pose).bounds for pose in range(3)]
+    assert not np.allclose(poses[0], poses[1])
 
 
 def test_same_captions_share_the_contrastive_target():
@@ -248,3 +270,20 @@ def test_results_name_every_net_and_a_second_run_trains_nothing(
     train.finish(views, views, steps, tmp_path, work, seed=0)
     for path in sorted(out.rglob("*.safetensors")):
         assert (tmp_path / path.relative_to(out)).read_bytes() == path.read_bytes(), path.name
+
+
+def test_an_autoencoder_can_be_kept(
+    trained: tuple[Path, Path], views: Views, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out, _ = trained
+    monkeypatch.setattr(train.report, "STEPS", 2)
+    monkeypatch.setattr(train.vae, "train", None)
+    train.finish(
+        views, views, dict.fromkeys(train.STEPS, 2), tmp_path / "out", tmp_path / "work", 1, autoencoder_of=out
+    )
+    kept = "flux/vae/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "out" / kept).read_bytes() == (out / kept).read_bytes()
+    record = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert record["kept"] == ["vae"]
+    assert record["costs"]["vae"] == json.loads((out / "results.json").read_text())["costs"]["vae"]
+    assert "not trained on this world: vae" in (tmp_path / "out" / "RESULTS.md").read_text()

@@ -28,6 +28,9 @@ def test_a_word_inside_another_is_not_removed() -> None:
     ("given", "cleaned"),
     [
         ("a beautiful mug on a beach", "a mug on a beach"),
+        ("1.A mug on a beach", "A mug on a beach"),
+        ("1.5 litres of tea in a mug", "1.5 litres of tea in a mug"),
+        ('3)"a mug on a beach"', "a mug on a beach"),
         ("A Chic owl in a garden", "An owl in a garden"),
         ("an adorable, truly stunning owl", "an owl"),
         ("a beautiful and old house", "an old house"),

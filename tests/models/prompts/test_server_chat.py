@@ -15,8 +15,8 @@ def chat(seed: int = 1, text: str = "captions, please") -> Chat:
 
 
 def client(server: Server, cache: Path | None = None, **changes: object) -> ServerChat:
-    settings = {"concurrency": 4, "retries": 3, "timeout_s": 5.0} | changes
-    return ServerChat("small", server.url, "secret", cache, **settings)
+    settings = {"revision": "1", "concurrency": 4, "retries": 3, "timeout_s": 5.0} | changes
+    return ServerChat("small", base_url=server.url, key="secret", cache=cache, **settings)
 
 
 def test_a_request_says_all_that_its_answer_follows_from() -> None:
@@ -94,7 +94,7 @@ def test_a_server_that_is_not_there_is_named() -> None:
     with serving() as server:
         url = server.url
     with pytest.raises(ChatError, match=rf"{url} cannot be reached .*start it, or correct llm_base_url") as caught:
-        ServerChat("small", url, "secret", None, 1, 1, 1.0).complete([chat()], SETTINGS)
+        ServerChat("small", "1", url, "secret", None, 1, 1, 1.0).complete([chat()], SETTINGS)
     assert caught.value.transient
 
 
@@ -111,6 +111,20 @@ def test_a_server_that_refuses_every_request_is_one_error(act: str) -> None:
     with serving(*[act] * 9) as server, pytest.raises(ChatError, match=rf"refused every request: HTTP {act}") as caught:
         client(server).complete([chat(1), chat(2), chat(3)], SETTINGS)
     assert not caught.value.transient and "max_new_tokens" in str(caught.value)
+
+
+def test_a_server_that_took_other_requests_may_refuse_all_of_a_later_round() -> None:
+    with serving("good", "400", "400") as server:
+        asking = client(server, concurrency=1)
+        asking.complete([chat(1)], SETTINGS)
+        assert [answer.problem for answer in asking.complete([chat(2), chat(3)], SETTINGS)] == ["refused", "refused"]
+
+
+def test_answers_of_another_revision_are_asked_again(tmp_path: Path) -> None:
+    with serving() as server:
+        for revision in ("1", "1", "2"):
+            client(server, tmp_path, revision=revision).complete([chat(1)], SETTINGS)
+    assert len(server.requests) == 2 and len(list(tmp_path.iterdir())) == 2
 
 
 def test_any_other_status_is_an_error_with_its_fix() -> None:

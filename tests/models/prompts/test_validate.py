@@ -62,6 +62,9 @@ def mugs(object_id: str = "mug-1", **wanted: int) -> Order:
         ("Here are 10 background captions for the mug", "chatter"),
         ("Note: a mug on a beach", "chatter"),
         ("I hope these mug captions help", "chatter"),
+        ("Caption 1: A red mug on a beach.", "chatter"),
+        ("Scene #2: a red mug on a beach", "chatter"),
+        ("Five short captions of a red mug in different places:", "chatter"),
     ],
 )
 def test_every_defect_has_its_reason(text: str, reason: str | None) -> None:
@@ -75,6 +78,8 @@ def test_every_defect_has_its_reason(text: str, reason: str | None) -> None:
         "a mug on a music note poster",
         "a mug under a sign with captions",
         "a mug at point I of a map",
+        "a mug in a beach scene at noon",
+        "a mug with one word on it: coffee",
     ],
 )
 def test_words_that_chatter_also_uses_are_no_chatter(text: str) -> None:

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.scorers.frame import HASH_BITS, colour_affinity, cut_off_share, perceptual_hash
+from data.duplicates import BITS
+from models.scorers.frame import colour_affinity, cut_off_share, perceptual_hash
 
 
 def square(top: int, left: int, side: int = 8, size: int = 32) -> np.ndarray:
@@ -37,7 +38,7 @@ def test_hashes_tell_pictures_apart_and_not_their_noise() -> None:
     pictures = [np.asarray(image.resize((64, 64), Image.Resampling.BICUBIC)) for image in small]
     noisy = [np.clip(image + rng.normal(0, 2, image.shape), 0, 255).astype(np.uint8) for image in pictures]
     hashes = [perceptual_hash(image) for image in pictures]
-    assert all(len(digits) == HASH_BITS // 4 for digits in hashes)
+    assert all(len(digits) == BITS // 4 for digits in hashes)
     moved = max(bits(one, perceptual_hash(image)) for one, image in zip(hashes, noisy, strict=True))
     apart = min(bits(hashes[i], hashes[j]) for i in range(8) for j in range(i))
     assert moved <= 4 < 12 < apart

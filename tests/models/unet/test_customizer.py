@@ -10,7 +10,7 @@ from tiny_unet import picture, trained
 
 from configs.schema import NoisedReferences
 from models.customizer import CustomizeRequest, CustomizeSettings, TrainingBatch
-from models.guidance import normalised_dual_guidance, plain_dual_guidance, text_guidance
+from models.guidance import Step, normalised_dual_guidance, plain_dual_guidance, text_guidance
 from models.unet.customizer import UNetCustomizer
 from models.unet.sampling import schedule
 
@@ -314,10 +314,9 @@ def test_one_call_serves_any_number_of_references(folder: Path) -> None:
 
 def test_s_i_rises_linearly_from_the_first_step_to_the_last() -> None:
     settings = CustomizeSettings(height=8, width=8, steps=50, image_scale=8.0, image_scale_rise=5.0)
-    assert settings.image_scale_at(0) == 8.0
-    assert settings.image_scale_at(49) == 13.0
-    assert settings.image_scale_at(7) - settings.image_scale_at(6) == pytest.approx(5 / 49)
-    assert replace(settings, steps=1).image_scale_at(0) == 8.0
+    guidance = settings.dual_guidance()
+    scales = [guidance.image_scale(Step(number, 50, 0.5, torch.zeros(1), (1, 0))) for number in range(50)]
+    np.testing.assert_allclose(scales, np.linspace(8.0, 13.0, 50))
 
 
 def test_missing_masks_are_an_error_and_wrong_ones_too(folder: Path) -> None:
