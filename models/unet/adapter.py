@@ -60,7 +60,7 @@ def adapter_file(
     unet: UNet2DConditionModel, resampler: IPAdapterPlusImageProjection, metadata: dict[str, str]
 ) -> bytes:
     """The checkpoint, `metadata` in its header; equal weights and metadata give equal bytes."""
-    return lora.lora_file(unet, PREFIX, metadata, beside=published(unet, resampler))
+    return lora.lora_file(unet, PREFIX, metadata, beside=published(image_projections(unet), resampler))
 
 
 def load_adapter(unet: UNet2DConditionModel, file: Path) -> dict[str, str]:

@@ -76,8 +76,8 @@ def set_scale(unet: UNet2DConditionModel, scale: float) -> None:
         processor.scale = [scale]
 
 
-def published(unet: UNet2DConditionModel, resampler: IPAdapterPlusImageProjection) -> dict[str, Tensor]:
-    """Everything `install_ip_adapter` takes: copies on the CPU by their published names."""
+def published(projections: Mapping[str, Tensor], resampler: IPAdapterPlusImageProjection) -> dict[str, Tensor]:
+    """Everything `install_ip_adapter` takes: copies on the CPU by their published names, which `projections` have."""
     state = resampler.state_dict()
     tensors = {name: state[name] for name in state if not name.startswith("layers.")}
     for block in range(len(resampler.layers)):
@@ -88,7 +88,7 @@ def published(unet: UNet2DConditionModel, resampler: IPAdapterPlusImageProjectio
                 tensors[f"layers.{block}.{_PARTS[module]}.{kind}"] = tensor
         both = torch.cat([inside["attn.to_k.weight"], inside["attn.to_v.weight"]])
         tensors[f"layers.{block}.0.to_kv.weight"] = both
-    whole = {f"{RESAMPLER}{name}": tensor for name, tensor in tensors.items()} | image_projections(unet)
+    whole = {f"{RESAMPLER}{name}": tensor for name, tensor in tensors.items()} | dict(projections)
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in whole.items()}
 
 
