@@ -29,7 +29,7 @@ class ModelRef(Section):
     """One model, named once: where it comes from and exactly which bytes."""
 
     name: str
-    architecture: str = Field(description="key of the loader in models/registry.py")
+    architecture: str = Field(description="key of a loader in models/registry.py or models/customizer.py")
     source: str = Field(description="miniature:FOLDER, hub:OWNER/NAME, folder:PATH, or server:NAME-IT-GOES-BY")
     revision: str = Field(description="hub commit, or sha256 of the folder; of a server what its operator says")
     licence: str
