@@ -29,7 +29,7 @@ class ModelRef(Section):
     """One model, named once: where it comes from and exactly which bytes."""
 
     name: str
-    architecture: str = Field(description="key of the loader in models/registry.py")
+    architecture: str = Field(description="key of a loader in models/registry.py or models/customizer.py")
     source: str = Field(description="miniature:FOLDER, hub:OWNER/NAME, folder:PATH, or server:NAME-IT-GOES-BY")
     revision: str = Field(description="hub commit, or sha256 of the folder; of a server what its operator says")
     licence: str
@@ -197,6 +197,18 @@ class Shard(Budget):
     title: str = "SynCD"
 
 
+class NoisedReferences(Section):
+    """How references enter the self-attention of a U-Net; what a checkpoint was trained with, it is sampled with."""
+
+    mask: bool = Field(True, description="hide the keys of references' backgrounds")
+    mask_dilation: Literal[1, 3, 5, 7, 9, 11, 13, 15] = Field(
+        5, description="side of the window, in latents, that object masks grow by"
+    )
+    ip_adapter_scale: Annotated[float, Field(ge=0, le=2)] = Field(
+        0.6, description="weight of the image cross-attention beside that of the text"
+    )
+
+
 class Train(Budget):
     steps: Count = 15000
     batch: Count = 8
@@ -207,12 +219,19 @@ class Train(Budget):
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-4
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     lora_rank: Annotated[int, Field(ge=1, le=1024)] = 32
-    lora_targets: Literal["attention", "attention_feedforward"] = "attention"
+    lora_targets: Literal["attention", "attention_feedforward", "self_attention"] = Field(
+        "attention", description="self_attention: of a U-Net, whose image keys and values are trained with it"
+    )
     max_references: Annotated[int, Field(ge=1, le=8)] = Field(
         2, description="1 to this many, per training sample; sets with fewer other images reuse some flipped"
     )
-    references: Literal["separate", "joint"] = Field(
-        "separate", description="separate: references attend to themselves only, clean, at timestep 0"
+    references: Literal["separate", "joint", "noised"] = Field(
+        "separate",
+        description="separate: references attend to themselves only, clean, at timestep 0; noised: to the target's "
+        "timestep, which is the form of U-Nets and theirs alone",
+    )
+    noised: NoisedReferences | None = Field(
+        None, description="details of noised references", exclude_if=lambda value: value is None
     )
     drop_text: Share = 0.05
     drop_image: Share = 0.05
@@ -230,6 +249,27 @@ class Train(Budget):
                 "exclude each other"
             )
         return self
+
+    @model_validator(mode="after")
+    def _form(self) -> "Train":
+        noised = self.references == "noised"
+        if noised != (self.lora_targets == "self_attention"):
+            raise ValueError(
+                f"train.references is {self.references} and train.lora_targets is {self.lora_targets}; a U-Net takes "
+                "noised and self_attention, other models neither"
+            )
+        if noised != (self.noised is not None):
+            state = "not set; write its settings there, {} for the usual ones" if noised else "set; allowed with noised"
+            raise ValueError(f"train.references is {self.references} and train.noised is {state}")
+        return self
+
+    @property
+    def reference_form(self) -> "ReferenceForm":
+        return self.noised or self.references
+
+
+ReferenceForm = Literal["separate", "joint"] | NoisedReferences
+"""What a customization model is told of how references enter its attention."""
 
 
 Metric = Literal["clip_score", "clip_i", "dino", "dinov2_i", "copy_paste", "diversity"]
@@ -255,6 +295,11 @@ class Evaluate(Budget):
     steps: Annotated[int, Field(ge=2, le=200)] = 30
     guidance_scale: Annotated[float, Field(ge=0, le=50)] = 3.5
     image_scale: Annotated[float, Field(ge=0, le=50)] = Field(1.0, description="s_I of Eq. 5.4")
+    image_scale_rise: Annotated[float, Field(ge=0, le=50)] = Field(
+        0.0,
+        description="by how much s_I grows, linearly, from the first step to the last",
+        exclude_if=lambda value: value == 0,
+    )
     text_scale: Annotated[float, Field(ge=0, le=50)] = Field(1.5, description="s_c of Eq. 5.4")
     base_text_scale: Annotated[float, Field(ge=0, le=50)] = Field(
         1.5, description="text guidance of the base row, which has no image guidance beside it"
@@ -325,6 +370,12 @@ class Recipe(Section):
         if self.assets.in_words:
             self._check_in_words()
         self._check_evaluation()
+        unet, noised = self.models.customizer.architecture == "unet", self.train.references == "noised"
+        if unet != noised:
+            raise ValueError(
+                f"train.references is {self.train.references}; with models.customizer {self.models.customizer.name} it "
+                f"must be {'noised' if unet else 'separate or joint'}"
+            )
         if self.assets.eval_share > 0 and self.models.segmenter is None:
             raise ValueError(
                 f"assets.eval_share is {self.assets.eval_share:g} and models.segmenter is not set; evaluation needs "

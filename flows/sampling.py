@@ -10,6 +10,7 @@ SETTINGS = {
     "steps": "num_inference_steps",
     "guidance_scale": "guidance_scale",
     "image_scale": "image_scale",
+    "image_scale_rise": "image_scale_rise",
     "text_scale": "text_scale",
 }
 """Fields of the recipe's evaluate section, and the arguments of tasks.sample.sample that they set."""
@@ -26,11 +27,21 @@ def sample_to_file(
     if not source.exists():
         raise ConfigError(f"{source}: no checkpoint; train one with syncd run --until train, or name one: --checkpoint")
     active = workspace / RECIPE_FILE
-    section = load_resolved(active).evaluate if active.exists() else None
-    settings = {argument: getattr(section, field) for field, argument in SETTINGS.items()} if section else {}
+    recipe = load_resolved(active) if active.exists() else None
+    settings = {argument: getattr(recipe.evaluate, field) for field, argument in SETTINGS.items()} if recipe else {}
+    segmenter = recipe.models.segmenter if recipe else None
     from tasks.sample import sample
 
     try:
-        return sample(references, prompt, source, output, seed=seed, device=resolve_device(device), **settings)
+        return sample(
+            references,
+            prompt,
+            source,
+            output,
+            seed=seed,
+            device=resolve_device(device),
+            segmenter=segmenter,
+            **settings,
+        )
     except (ValueError, OSError) as error:
         raise ConfigError(f"sample: {error}") from error

@@ -12,10 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from configs.schema import ModelRef
+from configs.schema import ModelRef, ReferenceForm
+from models.guidance import DualGuidance, GuidanceSettings
 from models.registry import DTYPES, ModelError, locate
 
-LOADERS = {"flux": "models.flux.customizer:FluxCustomizer.from_pretrained"}
+LOADERS = {
+    "flux": "models.flux.customizer:FluxCustomizer.from_pretrained",
+    "unet": "models.unet.customizer:UNetCustomizer.from_pretrained",
+}
 """Architecture -> `module:function(folder, device, dtype)` of its customization model; imported when first used."""
 
 Features = Mapping[str, Tensor]
@@ -24,12 +28,14 @@ Features = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class CustomizeRequest:
-    """One image to make. Raises ValueError for an impossible seed."""
+    """One image to make. Raises ValueError for an impossible seed, and for references or masks of a wrong form."""
 
     prompt: str
     seed: int
     references: tuple[np.ndarray, ...] = ()
     """uint8 (H, W, 3) images of the object; none: what the model makes of the text alone."""
+    masks: tuple[np.ndarray, ...] | None = None
+    """bool (H, W), the object in every reference, for models that look at the object alone."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
@@ -37,6 +43,15 @@ class CustomizeRequest:
         for image in self.references:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise ValueError(f"a reference is {image.dtype} {image.shape}; allowed: uint8 (H, W, 3)")
+        if self.masks is None:
+            return
+        if len(self.masks) != len(self.references):
+            raise ValueError(f"{len(self.masks)} masks for {len(self.references)} references; give one per reference")
+        for image, mask in zip(self.references, self.masks, strict=True):
+            if mask.dtype != np.bool_ or mask.shape != image.shape[:2]:
+                raise ValueError(f"a mask is {mask.dtype} {mask.shape}; its reference needs bool {image.shape[:2]}")
+            if not mask.any():
+                raise ValueError("a mask is empty; it must be true on the object")
 
 
 @dataclass(frozen=True)
@@ -49,11 +64,13 @@ class CustomizeSettings:
     guidance_scale: float = 3.5
     """Embedded (distilled) guidance; a model without guidance embeddings ignores it."""
     image_scale: float = 1.0
-    """s_I of thesis Eq. 5.4."""
+    """s_I of thesis Eq. 5.4, at the first step."""
     text_scale: float = 1.5
     """s_c of thesis Eq. 5.4; without references the scale of plain text guidance."""
     guidance: Literal["normalised", "plain"] = "normalised"
     """normalised: Eq. 5.4; plain: the same without normalising the two guidance vectors."""
+    image_scale_rise: float = 0.0
+    """By how much s_I grows, linearly, from the first step to the last (thesis C.1.2)."""
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -62,6 +79,7 @@ class CustomizeSettings:
             ("steps", 1, 1000),
             ("guidance_scale", 0, 100),
             ("image_scale", 0, 100),
+            ("image_scale_rise", 0, 100),
             ("text_scale", 0, 100),
         ):
             value = getattr(self, name)
@@ -69,6 +87,17 @@ class CustomizeSettings:
                 raise ValueError(f"{name} is {value!r}; allowed: {low} to {high}")
         if self.guidance not in ("normalised", "plain"):
             raise ValueError(f"guidance is {self.guidance!r}; allowed: normalised, plain")
+
+    def dual_guidance(self) -> DualGuidance:
+        """What combines the predictions of one call."""
+        return DualGuidance(
+            GuidanceSettings(
+                form=self.guidance,
+                image_scale=self.image_scale,
+                image_scale_rise=self.image_scale_rise,
+                text_scale=self.text_scale,
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -89,8 +118,12 @@ class Customizer(Protocol):
     def without_adapter(self) -> AbstractContextManager[None]:
         """Inside, the model is the base model."""
 
-    def image_features(self, images: Sequence[np.ndarray]) -> list[Features]:
-        """Clean latents of uint8 images (H, W, 3) of one size."""
+    @property
+    def needs_masks(self) -> bool:
+        """Whether references come with object masks."""
+
+    def image_features(self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> list[Features]:
+        """What is kept of uint8 images (H, W, 3) of one size with their object masks bool (H, W)."""
 
     def text_features(self, prompts: Sequence[str]) -> list[Features]: ...
 
@@ -113,7 +146,7 @@ class Customizer(Protocol):
         """Loss (B,) float32 of every sample, on the target alone; all randomness from the CPU `generator`."""
 
 
-def load_customizer(ref: ModelRef, device: str, dtype: str, references: Literal["separate", "joint"]) -> Customizer:
+def load_customizer(ref: ModelRef, device: str, dtype: str, references: ReferenceForm) -> Customizer:
     """A customization model of the caller's own, without adapter, on the pinned base model `ref`.
 
     ModelError if it cannot be loaded or if no customization model is known for its architecture.

@@ -197,9 +197,10 @@ def _loaded(ref: ModelRef, device: str, dtype: str, offload: str) -> Any:
 
 
 def pin_miniature(registry: Path = CONFIGS / "models.yaml") -> dict[str, str]:
-    """Write the digest of every `miniature:` folder as that model's revision; returns name -> digest.
+    """Write the digest of every `miniature:` folder as that model's revision; returns name -> revision.
 
-    A plain text rewrite that keeps comments and order. ModelError if a folder is missing.
+    A plain text rewrite that keeps comments and order. A model that was never pinned and has no folder yet stays unset;
+    ModelError if the folder of a pinned one is missing.
     """
     text = registry.read_text(encoding="utf-8")
     pinned = {}
@@ -208,6 +209,9 @@ def pin_miniature(registry: Path = CONFIGS / "models.yaml") -> dict[str, str]:
         if scheme != "miniature":
             continue
         folder = miniature_weights() / place
+        if not folder.is_dir() and entry["revision"] == UNSET:
+            pinned[name] = UNSET
+            continue
         if not folder.is_dir():
             raise ModelError(f"model {name}: no folder {folder}; make it with: syncd miniature train")
         pinned[name] = folder_digest(folder)

@@ -156,6 +156,7 @@ def _generate(ctx: StageContext, customizer: Customizer, row: Row, shots: Sequen
         steps=section.steps,
         guidance_scale=section.guidance_scale,
         image_scale=section.image_scale,
+        image_scale_rise=section.image_scale_rise,
         text_scale=section.text_scale if row.adapted else section.base_text_scale,
         guidance=row.guidance,
     )
@@ -164,6 +165,7 @@ def _generate(ctx: StageContext, customizer: Customizer, row: Row, shots: Sequen
             shot.subject.prompts[shot.prompt].text,
             shot.noise_seed,
             shot.subject.references[: row.references],
+            shot.subject.masks[: row.references],
         )
         for shot in shots
     ]

@@ -15,8 +15,11 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from configs.schema import ModelRef
 from data.shards import sha256_file
+from models import registry
 from models.customizer import Customizer, CustomizeRequest, CustomizeSettings
+from models.scorers.segmenter import Segmenter
 from models.training.record import CheckpointRecord
 from models.training.restore import checkpoint_file, restore
 
@@ -34,16 +37,32 @@ class CustomizationOutput:
 
 
 class CustomizationPipeline:
-    """A trained customization model, called like a diffusers pipeline."""
+    """A trained customization model, called like a diffusers pipeline.
 
-    def __init__(self, customizer: Customizer, record: CheckpointRecord, checkpoint_sha256: str) -> None:
+    `segmenter` finds the object of references that come without mask, for a model that looks at the object alone.
+    """
+
+    def __init__(
+        self,
+        customizer: Customizer,
+        record: CheckpointRecord,
+        checkpoint_sha256: str,
+        segmenter: Segmenter | None = None,
+    ) -> None:
         self.customizer, self.record, self.checkpoint_sha256 = customizer, record, checkpoint_sha256
+        self.segmenter = segmenter
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, device: str = "cpu", dtype: str = "float32") -> Self:
-        """`path`: folder of the train stage (its file is checked against its shard), or a LoRA file by itself."""
+    def from_checkpoint(
+        cls, path: str | Path, device: str = "cpu", dtype: str = "float32", segmenter: ModelRef | None = None
+    ) -> Self:
+        """`path`: folder of the train stage (its file is checked against its shard), or a LoRA file by itself.
+
+        `segmenter` is loaded if the model needs masks.
+        """
         customizer, record = restore(Path(path), device, dtype)
-        return cls(customizer, record, sha256_file(checkpoint_file(Path(path))))
+        finder = registry.load(segmenter, device, "float32") if segmenter and customizer.needs_masks else None
+        return cls(customizer, record, sha256_file(checkpoint_file(Path(path))), finder)
 
     def __call__(
         self,
@@ -56,6 +75,7 @@ class CustomizationPipeline:
         num_inference_steps: int = 30,
         guidance_scale: float = 3.5,
         image_scale: float = 1.0,
+        image_scale_rise: float = 0.0,
         text_scale: float = 1.5,
         guidance: Literal["normalised", "plain"] = "normalised",
         height: int | None = None,
@@ -65,8 +85,8 @@ class CustomizationPipeline:
 
         References: any number, paths, PIL images or uint8 (H, W, 3). Each is cut to its middle square, or with `masks`
         (one per reference, non-zero on the object) to a square around the object, and resized to the training
-        resolution. Height and width default to it. Raises ValueError for what cannot be used, FileNotFoundError for a
-        missing file.
+        resolution. Height and width default to it. Raises ValueError for what cannot be used, or if the model needs
+        masks and there are neither these nor a segmenter; FileNotFoundError for a missing file.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if masks is not None and len(masks) != len(references):
@@ -83,22 +103,40 @@ class CustomizationPipeline:
             steps=num_inference_steps,
             guidance_scale=guidance_scale,
             image_scale=image_scale,
+            image_scale_rise=image_scale_rise,
             text_scale=text_scale,
             guidance=guidance,
         )
+        images = tuple(image for image, _ in cut)
+        found = tuple(mask for _, mask in cut) if masks is not None else self._masks(images)
         requests = [
-            CustomizeRequest(text, seed + number, tuple(cut))
+            CustomizeRequest(text, seed + number, images, found)
             for text in prompts
             for number in range(num_images_per_prompt)
         ]
-        images = self.customizer.generate_many(requests, settings)
+        made = self.customizer.generate_many(requests, settings)
         return CustomizationOutput(
-            [Image.fromarray(image) for image in images], [self._provenance(request, settings) for request in requests]
+            [Image.fromarray(image) for image in made], [self._provenance(request, settings) for request in requests]
         )
+
+    def _masks(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, ...] | None:
+        """Where the object is, bool (H, W) per reference; None for a model that needs no masks."""
+        if not self.customizer.needs_masks or not images:
+            return None
+        if self.segmenter is None:
+            raise ValueError("this model looks at the object of a reference alone: give masks, or name a segmenter")
+        masks = self.segmenter.masks(images)
+        for place, mask in enumerate(masks):
+            if not mask.any():
+                raise ValueError(f"reference {place + 1}: the segmenter finds no object; give its mask")
+        return tuple(masks)
 
     def _provenance(self, request: CustomizeRequest, settings: CustomizeSettings) -> dict[str, Any]:
         base = self.record.base_model
+        seen = request.masks if self.customizer.needs_masks else None
+        masks = {"masks_sha256": [hashlib.sha256(mask.tobytes()).hexdigest() for mask in seen]} if seen else {}
         return {
+            **masks,
             "prompt": request.prompt,
             "seed": request.seed,
             "settings": asdict(settings),
@@ -113,16 +151,25 @@ class CustomizationPipeline:
         }
 
 
-def prepare_reference(picture: Picture, mask: Picture | None, height: int, width: int) -> np.ndarray:
-    """uint8 (height, width, 3): the middle square of a picture, or the square around its object, resized."""
+def prepare_reference(
+    picture: Picture, mask: Picture | None, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The middle square of a picture, or the square around its object, resized: uint8 (height, width, 3).
+
+    With `mask` also that square of it, bool (height, width): pixels that hold any of the object.
+    """
     image = _open(picture).convert("RGB")
     if mask is None:
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
     else:
-        left, top, side = _object_square(_open(mask).convert("L"), image.size)
-    cut = image.crop((left, top, left + side, top + side))
-    return np.asarray(cut.resize((width, height), Image.Resampling.LANCZOS))
+        shown = _open(mask).convert("L").point(lambda value: 255 if value else 0)
+        left, top, side = _object_square(shown, image.size)
+    square = (left, top, left + side, top + side)
+    cut = np.asarray(image.crop(square).resize((width, height), Image.Resampling.LANCZOS))
+    if mask is None:
+        return cut, None
+    return cut, np.asarray(shown.crop(square).resize((width, height), Image.Resampling.BOX)) > 0
 
 
 def _object_square(mask: Image.Image, size: tuple[int, int]) -> tuple[int, int, int]:
@@ -184,13 +231,14 @@ def sample(
     seed: int = 0,
     count: int = 1,
     device: str = "cpu",
+    segmenter: ModelRef | None = None,
     **settings: Any,
 ) -> list[Path]:
     """Make and save `count` images of the object; of several, `output` gets -1, -2, ... before its ending.
 
     `settings` are those of `CustomizationPipeline.__call__`. Raises what it raises.
     """
-    pipeline = CustomizationPipeline.from_checkpoint(checkpoint, device)
+    pipeline = CustomizationPipeline.from_checkpoint(checkpoint, device, segmenter=segmenter)
     made = pipeline(prompt, references, masks, seed=seed, num_images_per_prompt=count, **settings)
     paths = [output] if count == 1 else [output.with_stem(f"{output.stem}-{number + 1}") for number in range(count)]
     for path, image, provenance in zip(paths, made.images, made.provenance, strict=True):

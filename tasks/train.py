@@ -46,7 +46,7 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     """Train to the end, from the last checkpoint of this signature if there is one."""
     section = ctx.recipe.train
     reader = ShardReader(ctx.output_dir("shard"), ctx.recipe.seed, records_only=True)
-    customizer = load_customizer(ctx.recipe.models.customizer, ctx.device, section.dtype, section.references)
+    customizer = load_customizer(ctx.recipe.models.customizer, ctx.device, section.dtype, section.reference_form)
     features = FeatureStore(ctx.work_dir / "features", reader.index)
     started = time.monotonic()
     encoded = features.prepare(customizer, reader.directory)
@@ -86,6 +86,7 @@ def checkpoint_record(ctx: StageContext, reader: ShardReader) -> CheckpointRecor
         recipe_sha256=digest_of(recipe),
         signature=ctx.signature,
         references=section.references,
+        noised=section.noised,
         lora_rank=section.lora_rank,
         lora_targets=section.lora_targets,
         height=height,

@@ -13,14 +13,19 @@ import torch
 from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
 
+from models import lora
 from models.customizer import CustomizeRequest, CustomizeSettings, Features, TrainingBatch
-from models.flux import lora
 from models.flux.layout import image_ids, pack, text_ids
 from models.flux.model import FluxModel, TextEmbeddings
 from models.flux.reference import Reference, ReferenceKeys, install, reference_keys, row_offsets
-from models.flux.sampling import denoise, initial_noise, resolution_shift, schedule
-from models.guidance import normalised_dual_guidance, plain_dual_guidance, text_guidance
+from models.flux.sampling import denoise, resolution_shift, schedule
+from models.guidance import Step
+from models.latents import initial_noise
 
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+FEEDFORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
+TARGETS = {"attention": ATTENTION, "attention_feedforward": ATTENTION + FEEDFORWARD}
+"""Layers that get a LoRA."""
 TRAINING_GUIDANCE = 1.0
 """Embedded guidance while training, as in the authors' release; and of references at any time, so that it is one."""
 
@@ -55,10 +60,10 @@ class FluxCustomizer(FluxModel):
         self._blank: dict[tuple[int, int], Tensor] = {}
 
     def add_adapter(self, rank: int, targets: Literal["attention", "attention_feedforward"], seed: int) -> None:
-        lora.add_lora(self.transformer, rank, targets, seed)
+        lora.add_lora(self.transformer, rank, TARGETS[targets], seed)
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
-        return lora.lora_parameters(self.transformer)
+        return lora.trained_parameters(self.transformer)
 
     def adapter_state(self) -> dict[str, Tensor]:
         return lora.lora_state(self.transformer)
@@ -67,25 +72,22 @@ class FluxCustomizer(FluxModel):
         lora.set_lora_state(self.transformer, state)
 
     def adapter_file(self, metadata: dict[str, str]) -> bytes:
-        return lora.lora_file(self.transformer, metadata)
+        return lora.lora_file(self.transformer, "transformer", metadata)
 
     def load_adapter(self, file: Path) -> dict[str, str]:
-        return lora.load_lora(self.transformer, file)
+        return lora.load_lora(self.transformer, "transformer", file)
 
     @contextmanager
     def without_adapter(self) -> Iterator[None]:
         """Inside, the model is the base model; also when it has no adapter."""
-        if not getattr(self.transformer, "peft_config", None):
+        with lora.lora_off(self.transformer):
             yield
-            return
-        self.transformer.disable_adapters()
-        try:
-            yield
-        finally:
-            self.transformer.enable_adapters()
+
+    needs_masks = False
+    """Targets attend to whole references (thesis C.1.2)."""
 
     @torch.no_grad()
-    def image_features(self, images: Sequence[np.ndarray]) -> list[Features]:
+    def image_features(self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray] | None = None) -> list[Features]:
         """{"tokens": (N, 4C) clean, "grid": (2,) rows and columns} per uint8 (H, W, 3) image, all of one size."""
         tokens = self.encode_images(np.stack(images)).cpu()
         grid = torch.tensor(self.token_grid(*images[0].shape[:2]))
@@ -217,18 +219,20 @@ class FluxCustomizer(FluxModel):
         empty = TextEmbeddings(blank.sequence.expand(batch, -1, -1), blank.pooled.expand(batch, -1))
         both = TextEmbeddings(torch.cat([empty.sequence, text.sequence]), torch.cat([empty.pooled, text.pooled]))
         references = self._references_of(requests, grid)
-        combine = normalised_dual_guidance if settings.guidance == "normalised" else plain_dual_guidance
+        guidance = settings.dual_guidance()
 
-        def velocity(_step: int, sigma: float, tokens: Tensor) -> Tensor:
+        def velocity(number: int, sigma: float, tokens: Tensor) -> Tensor:
+            step = Step(number, settings.steps, sigma, tokens, (1.0, -sigma))
+
             def predict(tokens: Tensor, text: TextEmbeddings, references: Prepared | None) -> Tensor:
                 levels = torch.full((len(tokens),), sigma)
                 return self.predict(tokens, levels, text, references, grid, settings.guidance_scale).float()
 
             without_text, with_text = predict(tokens.repeat(2, 1, 1), both, references).chunk(2)
             if references is None:
-                return text_guidance(without_text, with_text, settings.text_scale)
+                return guidance.text_only(step, without_text, with_text)
             without_both = predict(tokens, empty, None)
-            return combine(without_both, without_text, with_text, settings.image_scale, settings.text_scale)
+            return guidance(step, without_both, without_text, with_text)
 
         return denoise(scheduler, pack(noise).to(self.device), velocity)
 

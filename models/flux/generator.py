@@ -12,10 +12,12 @@ from models.flux.layout import pack
 from models.flux.model import FluxModel, TextEmbeddings
 from models.flux.object_attention import ObjectAttention, token_span
 from models.flux.processor import SharedAttnProcessor
-from models.flux.sampling import denoise, early_steps, initial_noise, schedule
-from models.flux.sharing import SharedKeys, dilate, share_keys, token_masks
+from models.flux.sampling import denoise, early_steps, schedule
+from models.flux.sharing import SharedKeys, share_keys
 from models.flux.warping import Warp, plan_warp
 from models.generator import GenerateSettings, ImageSet, SetRequest
+from models.latents import initial_noise
+from models.masks import dilate, token_masks
 
 
 class FluxGenerator(FluxModel):

@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransf
 from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerBase, T5EncoderModel
 
+from models import latents
 from models.flux.layout import image_ids, pack, text_ids, unpack
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -189,36 +190,23 @@ class FluxModel:
 
     def encode_images(self, images_bhw3: np.ndarray) -> Tensor:
         """uint8 (B, H, W, 3) RGB to clean latent tokens (B, N, 4C) float32; the mode of the VAE's posterior."""
-        pixels = torch.from_numpy(np.ascontiguousarray(images_bhw3)).permute(0, 3, 1, 2)
-        return self._encode(pixels.float() / 127.5 - 1)
+        return self._encode(latents.to_pixels(images_bhw3))
 
     def encode_depth(self, depth_bhw: np.ndarray) -> Tensor:
         """Inverse depth (B, H, W) in [0, 1], as three equal channels, to condition tokens (B, N, 4C) float32."""
         pixels = torch.from_numpy(np.ascontiguousarray(depth_bhw))[:, None].expand(-1, 3, -1, -1)
         return self._encode(pixels.float() * 2 - 1)
 
-    @torch.no_grad()
     def _encode(self, pixels_b3hw: Tensor) -> Tensor:
         self.token_grid(*pixels_b3hw.shape[-2:])
         with self._at_work(self.vae):
-            pixels = pixels_b3hw.contiguous().to(self.device, self.vae.dtype)
-            latents = self.vae.encode(pixels).latent_dist.mode().float()
-        shift, scale = self._latent_statistics()
-        return pack((latents - shift) * scale)
+            return pack(latents.encode(self.vae, pixels_b3hw))
 
-    @torch.no_grad()
     def decode(self, tokens_bnc: Tensor, height: int, width: int, tiling: bool = False) -> np.ndarray:
         """Clean latent tokens (B, N, 4C) to uint8 (B, height, width, 3) RGB; `tiling`: in blended tiles, for memory."""
-        shift, scale = self._latent_statistics()
-        latents = unpack(tokens_bnc.float(), *self.token_grid(height, width)) / scale + shift
+        unpacked = unpack(tokens_bnc.float(), *self.token_grid(height, width))
         with self._at_work(self.vae):
-            decode = self.vae.tiled_decode if tiling else self.vae.decode
-            pixels = decode(latents.to(self.device, self.vae.dtype), return_dict=False)[0]
-        scaled = ((pixels.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-        return scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-    def _latent_statistics(self) -> tuple[float, float]:
-        return self.vae.config.shift_factor or 0.0, self.vae.config.scaling_factor
+            return latents.decode(self.vae, unpacked, tiling)
 
     def velocity(
         self,

@@ -1,10 +1,9 @@
-"""Flow-matching Euler sampling: the schedule FLUX uses, seeded noise, and the loop over its steps."""
+"""Flow-matching Euler sampling: the schedule FLUX uses and the loop over its steps."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
-import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.configuration_utils import FrozenDict
 from torch import Tensor
@@ -27,12 +26,6 @@ def schedule(config: FrozenDict, steps: int, image_tokens: int) -> FlowMatchEule
 def early_steps(steps: int, share: float) -> int:
     """How many steps make up the first `share` of them, rounded up."""
     return math.ceil(round(share * steps, 6))
-
-
-def initial_noise(seeds: Sequence[int], channels: int, height: int, width: int) -> Tensor:
-    """Standard normal (len(seeds), channels, height, width) float32: one CPU generator per image, nothing shared."""
-    shape = (channels, height, width)
-    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
 def denoise(

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from models.miniature.dataset import Views, objects_of, render_views
-from models.miniature.training import clip, dino, flux, quality, report, segmenter, vae
+from models.miniature.training import clip, dino, flux, quality, report, segmenter, unet, vae
 from models.miniature.training.common import Cost, write_json
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,16 @@ log = logging.getLogger(__name__)
 TRAIN_POOL, TRAIN_OBJECTS = 16_000, 12_400
 EVAL_OBJECTS = 1_000
 VIEWS_PER_OBJECT = 4
-STEPS = {"vae": 2_600, "flux": 9_000, "dino": 1_200, "clip": 2_000, "segmenter": 900, "quality": 600}
+STEPS = {
+    "vae": 2_600,
+    "flux": 9_000,
+    "dino": 1_200,
+    "clip": 2_000,
+    "segmenter": 900,
+    "quality": 600,
+    "unet": 6_000,
+    "ip_adapter": 2_000,
+}
 """Optimizer steps of each net at `steps_scale` 1."""
 
 
@@ -34,7 +43,9 @@ def train_all(
     workers: int = 2,
     autoencoder_of: Path | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Write flux/, clip/, dino/, segmenter/, quality/, results.json and RESULTS.md into `out_dir`; returns the results.
+    """Write flux/, unet/, clip/, dino/, segmenter/, quality/, results.json and RESULTS.md into `out_dir`.
+
+    Returns the results.
 
     `steps_scale` scales steps and objects. `autoencoder_of`: a folder of such weights whose autoencoder is kept (it
     learns pixels, so a new category is no reason to train it again). Raises ValueError for a scale that is not
@@ -93,7 +104,19 @@ def finish(
         quality.build(clip.PROJECTION),
         lambda: quality.train(clip_net, views, steps["quality"], seed, work_dir),
     )
+
+    def batches() -> unet.Batches:
+        latents = _latents(views, autoencoder, seed, work_dir)
+        return unet.Batches(views, latents.images, len(latents.depths))
+
+    unet_nets = once("unet", unet.build(), lambda: unet.train(batches(), steps["unet"], seed, work_dir))
+    adapter = once(
+        "ip_adapter",
+        unet.build_adapter(),
+        lambda: unet.train_adapter(batches(), unet_nets, clip_net, steps["ip_adapter"], seed, work_dir),
+    )
     flux.save(autoencoder, flux_nets, out_dir / "flux")
+    unet.save(autoencoder, unet_nets, adapter, clip_net, out_dir / "unet")
     clip.save(clip_net, out_dir / "clip")
     dino.save(dino_net, out_dir / "dino")
     segmenter.save(seg_net, out_dir / "segmenter")
@@ -104,11 +127,14 @@ def finish(
 def _train_flux(
     views: Views, autoencoder: AutoencoderKL, steps: int, seed: int, work_dir: Path
 ) -> tuple[nn.Module, Cost]:
+    return flux.train(views, _latents(views, autoencoder, seed, work_dir), steps, seed, work_dir)
+
+
+def _latents(views: Views, autoencoder: AutoencoderKL, seed: int, work_dir: Path) -> flux.Latents:
     encoded = work_dir / "latents.pt"
     if not encoded.exists():
         torch.save(dataclasses.asdict(flux.encode_views(autoencoder, views, seed)), encoded)
-    latents = flux.Latents(**torch.load(encoded, weights_only=False))
-    return flux.train(views, latents, steps, seed, work_dir)
+    return flux.Latents(**torch.load(encoded, weights_only=False))
 
 
 def _once(

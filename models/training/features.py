@@ -60,22 +60,24 @@ class FeatureStore:
 
 
 def _encode_shard(customizer: Customizer, dataset: Path, entry: ShardEntry) -> bytes:
-    images: dict[str, np.ndarray] = {}
+    images: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     prompts = {""}
     for sample in read_shard(dataset, entry):
         decoded = decode_set(sample)
         prompts.update(item.prompt for item in decoded.images)
         for item in decoded.images:
-            images[f"image/{item.sample_id}"] = item.image
-            images[f"flipped/{item.sample_id}"] = np.ascontiguousarray(item.image[:, ::-1])
+            images[f"image/{item.sample_id}"] = item.image, item.mask
+            mirrored = (np.ascontiguousarray(part[:, ::-1]) for part in (item.image, item.mask))
+            images[f"flipped/{item.sample_id}"] = tuple(mirrored)
 
     features: dict[str, Features] = {}
     by_size: dict[tuple[int, ...], list[str]] = {}
-    for name, image in images.items():
+    for name, (image, _) in images.items():
         by_size.setdefault(image.shape, []).append(name)
     for names in by_size.values():
         for part in _parts(names):
-            features.update(zip(part, customizer.image_features([images[name] for name in part]), strict=True))
+            pictures, masks = zip(*(images[name] for name in part), strict=True)
+            features.update(zip(part, customizer.image_features(pictures, masks), strict=True))
     for part in _parts(sorted(prompts)):
         named = (f"text/{_digest(prompt)}" for prompt in part)
         features.update(zip(named, customizer.text_features(part), strict=True))

@@ -5,7 +5,7 @@ from typing import Self
 
 from pydantic import Field
 
-from configs.schema import ModelRef
+from configs.schema import ModelRef, NoisedReferences, ReferenceForm
 from data.ids import canonical_json
 from data.records import Record
 
@@ -17,12 +17,19 @@ class CheckpointRecord(Record):
     dataset_sha256: str = Field(description="of artifacts/shard/index.json, which names every shard by digest")
     recipe_sha256: str = Field(description="of the canonical JSON of seed, models.customizer and train")
     signature: str = Field(description="of the training stage: recipe, dataset, stage version and models together")
-    references: str = Field(description="separate or joint: how references enter attention")
+    references: str = Field(description="separate, joint or noised: how references enter attention")
+    noised: NoisedReferences | None = Field(
+        None, description="of noised references", exclude_if=lambda value: value is None
+    )
     lora_rank: int
     lora_targets: str
     height: int = Field(description="of the training images, in pixels")
     width: int
     step: int = Field(description="optimizer steps")
+
+    @property
+    def reference_form(self) -> ReferenceForm:
+        return self.noised or self.references
 
     def header(self) -> dict[str, str]:
         fields = self.model_dump(mode="json")
@@ -33,7 +40,7 @@ class CheckpointRecord(Record):
     @classmethod
     def from_header(cls, header: dict[str, str]) -> Self:
         """KeyError if the file was not written by this project."""
-        texts = {name: header[name] for name in cls.model_fields}
+        texts = {name: header[name] for name in cls.model_fields if name != "noised" or name in header}
         kinds = {name: field.annotation for name, field in cls.model_fields.items()}
         return cls.model_validate(
             {name: text if kinds[name] is str else json.loads(text) for name, text in texts.items()}

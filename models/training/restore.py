@@ -4,7 +4,7 @@ from pathlib import Path
 
 from data.shards import ShardError, load_index, read_all
 from models.customizer import Customizer, load_customizer
-from models.flux.lora import FILE_NAME, read_metadata
+from models.lora import FILE_NAME, read_metadata
 from models.training.record import CheckpointRecord
 
 
@@ -34,6 +34,6 @@ def restore(path: Path, device: str, dtype: str = "float32") -> tuple[Customizer
         record = CheckpointRecord.from_header(read_metadata(file))
     except (KeyError, ValueError) as error:
         raise ValueError(f"{file}: its header does not describe a SynCD checkpoint ({error})") from error
-    customizer = load_customizer(record.base_model, device, dtype, record.references)
+    customizer = load_customizer(record.base_model, device, dtype, record.reference_form)
     customizer.load_adapter(file)
     return customizer, record

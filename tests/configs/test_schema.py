@@ -98,6 +98,32 @@ def test_what_would_fail_after_days_is_refused_at_once(recipe: str, override: st
         load_recipe(recipe, (override,))
 
 
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "words"),
+    [
+        ("miniature", ("train.references=noised",), "lora_targets is attention_feedforward; a U-Net takes noised and"),
+        ("miniature-unet", ("train.noised=null",), "train.references is noised and train.noised is not set; write"),
+        ("miniature", ("train.noised={}",), "train.references is separate and train.noised is set; allowed with"),
+        ("miniature-unet", ("models.customizer=miniature-flux",), "with models.customizer miniature-flux it must be s"),
+        ("miniature", ("models.customizer=miniature-unet",), "with models.customizer miniature-unet it must be noised"),
+    ],
+)
+def test_how_references_enter_must_fit_the_model(recipe: str, overrides: tuple[str, ...], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_recipe(recipe, overrides)
+
+
+def test_what_only_unets_have_is_written_for_them_alone() -> None:
+    """So recipes, and with them stages, of other models keep their digests."""
+    plain, unet = (
+        load_recipe("miniature").model_dump(mode="json"),
+        load_recipe("miniature-unet").model_dump(mode="json"),
+    )
+    assert "noised" not in plain["train"] and "image_scale_rise" not in plain["evaluate"]
+    assert unet["train"]["noised"] == {"mask": True, "mask_dilation": 3, "ip_adapter_scale": 0.6}
+    assert unet["evaluate"]["image_scale_rise"] == 1.0
+
+
 def test_two_mistakes_are_both_named() -> None:
     with pytest.raises(ConfigError, match=r"seed is -1.*generate\.steps is 1"):
         load_recipe("miniature", ("seed=-1", "generate.steps=1"))

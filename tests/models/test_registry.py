@@ -11,7 +11,7 @@ import tiny_models
 import torch
 
 from configs.schema import ModelRef
-from models import registry
+from models import customizer, registry
 from models.registry import ModelError
 
 
@@ -173,6 +173,17 @@ def test_pin_rewrites_revisions_of_miniature_models_and_nothing_else(quality, tm
     assert entries.read_text() == expected
 
 
+def test_pin_leaves_what_was_never_made_unset_and_refuses_what_is_gone(quality, tmp_path, monkeypatch):
+    monkeypatch.setenv(registry.WEIGHTS_VARIABLE, str(quality.parent))
+    entries = tmp_path / "models.yaml"
+    text = "later:\n  architecture: unet\n  source: miniature:later\n  revision: unset\n  licence: MIT\n"
+    entries.write_text(text)
+    assert registry.pin_miniature(entries) == {"later": "unset"} and entries.read_text() == text
+    entries.write_text(text.replace("unset", "0" * 64))
+    with pytest.raises(registry.ModelError, match=r"model later: no folder .*later; make it with"):
+        registry.pin_miniature(entries)
+
+
 def test_every_registered_architecture_of_models_yaml_has_a_loader():
     import yaml
 
@@ -180,4 +191,4 @@ def test_every_registered_architecture_of_models_yaml_has_a_loader():
 
     entries = yaml.safe_load((CONFIGS / "models.yaml").read_text())
     for name, entry in entries.items():
-        assert entry["architecture"] in registry.LOADERS, name
+        assert entry["architecture"] in registry.LOADERS.keys() | customizer.LOADERS.keys(), name

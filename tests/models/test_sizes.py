@@ -9,7 +9,7 @@ from torch import nn
 
 from configs.schema import load_recipe
 from models import registry
-from models.flux.lora import TARGETS
+from models.flux.customizer import TARGETS
 from models.flux.processor import SharedAttnProcessor
 from models.sizes import Need, architectures, needs, parts_of, peak
 

@@ -85,17 +85,18 @@ def test_saves_images_that_say_what_they_were_made_from(checkpoint: Path, recipe
 def test_references_are_cut_to_the_middle_or_to_the_object() -> None:
     wide = np.zeros((40, 100, 3), dtype=np.uint8)
     wide[:, 30:70] = (255, 0, 0)
-    np.testing.assert_array_equal(prepare_reference(wide, None, 8, 8), np.full((8, 8, 3), (255, 0, 0)))
+    np.testing.assert_array_equal(prepare_reference(wide, None, 8, 8)[0], np.full((8, 8, 3), (255, 0, 0)))
     mask = np.zeros((40, 100), dtype=bool)
     mask[10:30, 80:90] = True
     wide[mask] = (0, 255, 0)
-    cut = prepare_reference(wide, mask, 30, 30)
+    cut, cut_mask = prepare_reference(wide, mask, 30, 30)
     side = 30
     assert (cut[5:25, 15] == (0, 255, 0)).all(), "the object's longer side and a quarter of it on both sides"
     assert (cut[0] == 0).all() and (cut[-1] == 0).all()
+    np.testing.assert_array_equal(cut_mask, (cut == (0, 255, 0)).all(axis=2))
     edge = np.zeros((40, 100), dtype=bool)
     edge[0:4, 96:100] = True
-    assert prepare_reference(wide, edge, side, side).shape == (side, side, 3)
+    assert prepare_reference(wide, edge, side, side)[0].shape == (side, side, 3)
 
 
 @pytest.mark.parametrize(

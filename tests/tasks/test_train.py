@@ -13,7 +13,7 @@ from generated_sets import random_set
 from configs.schema import ModelRef, Recipe, load_recipe
 from data.shards import ShardIndex, sha256_file
 from data.stage import StageContext
-from models.flux.lora import FILE_NAME, read_metadata
+from models.lora import FILE_NAME, read_metadata
 from models.training.record import CheckpointRecord
 from models.training.trainer import train as train_loop
 from tasks import train

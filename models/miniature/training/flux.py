@@ -19,7 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 from models.flux.dense import DenseAttnProcessor
 from models.flux.layout import image_ids, pack, text_ids
 from models.flux.processor import SharedAttnProcessor
-from models.flux.sharing import dilate
+from models.masks import dilate
 from models.miniature.dataset import Views
 from models.miniature.tokenizers import LENGTH, SPECIAL, build_tokenizer, vocabulary_size
 from models.miniature.training import vae as autoencoder

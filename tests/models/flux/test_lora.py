@@ -8,17 +8,18 @@ import torch
 from diffusers import FluxControlPipeline, FluxPipeline, FluxTransformer2DModel
 from safetensors import safe_open
 
+from models.flux.customizer import TARGETS
 from models.flux.layout import image_ids, text_ids
-from models.flux.lora import (
+from models.lora import (
     FILE_NAME,
     add_lora,
     canonical_safetensors,
     load_lora,
     lora_file,
-    lora_parameters,
     lora_state,
     read_metadata,
     set_lora_state,
+    trained_parameters,
 )
 
 torch.set_num_threads(1)
@@ -32,9 +33,9 @@ def transformer_of(folder: Path) -> FluxTransformer2DModel:
 
 def trained(folder: Path, targets: str = "attention") -> FluxTransformer2DModel:
     transformer = transformer_of(folder)
-    add_lora(transformer, 3, targets, seed=0)
+    add_lora(transformer, 3, TARGETS[targets], seed=0)
     generator = torch.Generator().manual_seed(1)
-    for parameter in lora_parameters(transformer).values():
+    for parameter in trained_parameters(transformer).values():
         parameter.data = 0.5 * torch.randn(parameter.shape, generator=generator)
     return transformer
 
@@ -60,7 +61,7 @@ def test_diffusers_load_lora_weights_reads_the_file_and_gives_the_same_output(
 ) -> None:
     folder = flux_folder(takes_depth, False)
     ours = trained(folder, targets)
-    (tmp_path / FILE_NAME).write_bytes(lora_file(ours, METADATA))
+    (tmp_path / FILE_NAME).write_bytes(lora_file(ours, "transformer", METADATA))
     base = transformer_of(folder)
     before = output(base)
     parts = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
@@ -73,9 +74,9 @@ def test_diffusers_load_lora_weights_reads_the_file_and_gives_the_same_output(
 def test_load_lora_gives_the_same_output_and_the_metadata(flux_folder: Folder, tmp_path: Path) -> None:
     ours = trained(flux_folder(True, False))
     path = tmp_path / FILE_NAME
-    path.write_bytes(lora_file(ours, METADATA))
+    path.write_bytes(lora_file(ours, "transformer", METADATA))
     other = transformer_of(flux_folder(True, False))
-    metadata = load_lora(other, path)
+    metadata = load_lora(other, "transformer", path)
     torch.testing.assert_close(output(other), output(ours))
     assert METADATA.items() <= metadata.items() <= read_metadata(path).items()
     assert not any(parameter.requires_grad for parameter in other.parameters())
@@ -83,7 +84,7 @@ def test_load_lora_gives_the_same_output_and_the_metadata(flux_folder: Folder, t
 
 def test_the_chosen_layers_are_adapted(flux_folder: Folder) -> None:
     def layers(targets: str) -> set[str]:
-        return {name.split(".lora_")[0] for name in lora_parameters(trained(flux_folder(True, False), targets))}
+        return {name.split(".lora_")[0] for name in trained_parameters(trained(flux_folder(True, False), targets))}
 
     attention = layers("attention")
     assert "transformer_blocks.0.attn.to_out.0" in attention
@@ -106,26 +107,26 @@ def test_a_fresh_lora_changes_nothing_and_follows_its_seed(flux_folder: Folder) 
     for transformer, seed in ((ours, 5), (same, 5), (other, 6)):
         torch.manual_seed(123 + seed)
         state = torch.get_rng_state()
-        add_lora(transformer, 3, "attention", seed)
+        add_lora(transformer, 3, TARGETS["attention"], seed)
         assert torch.equal(torch.get_rng_state(), state), "the global generator is left as it was"
     torch.testing.assert_close(output(ours), before)
-    assert lora_file(ours, {}) == lora_file(same, {})
-    assert lora_file(ours, {}) != lora_file(other, {})
+    assert lora_file(ours, "transformer", {}) == lora_file(same, "transformer", {})
+    assert lora_file(ours, "transformer", {}) != lora_file(other, "transformer", {})
 
 
 def test_a_bfloat16_base_is_trained_with_float32_adapters(flux_folder: Folder) -> None:
     transformer = transformer_of(flux_folder(True, False)).to(torch.bfloat16)
-    add_lora(transformer, 2, "attention", 0)
-    assert {parameter.dtype for parameter in lora_parameters(transformer).values()} == {torch.float32}
+    add_lora(transformer, 2, TARGETS["attention"], 0)
+    assert {parameter.dtype for parameter in trained_parameters(transformer).values()} == {torch.float32}
 
 
 def test_state_goes_out_and_in(flux_folder: Folder) -> None:
     ours, other = trained(flux_folder(True, False)), transformer_of(flux_folder(True, False))
-    add_lora(other, 3, "attention", 9)
+    add_lora(other, 3, TARGETS["attention"], 9)
     set_lora_state(other, lora_state(ours))
-    assert lora_file(other, {}) == lora_file(ours, {})
+    assert lora_file(other, "transformer", {}) == lora_file(ours, "transformer", {})
     wider = transformer_of(flux_folder(True, False))
-    add_lora(wider, 3, "attention_feedforward", 9)
+    add_lora(wider, 3, TARGETS["attention_feedforward"], 9)
     with pytest.raises(ValueError, match=r"LoRA weights do not fit: .* rank or targets changed"):
         set_lora_state(wider, lora_state(ours))
 
@@ -154,5 +155,5 @@ def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
 def test_without_a_lora_there_is_nothing_to_train(flux_folder: Folder) -> None:
     transformer = transformer_of(flux_folder(True, False)).requires_grad_(False)
     with pytest.raises(ValueError, match="call add_lora first"):
-        lora_parameters(transformer)
+        trained_parameters(transformer)
     assert np.isfinite(output(transformer).numpy()).all()

@@ -19,8 +19,9 @@ from models.flux.attention import Rotary, apply_rope, project_qkv
 from models.flux.generator import FluxGenerator
 from models.flux.object_attention import ObjectAttention, otsu_threshold, token_span
 from models.flux.processor import SharedAttnProcessor
-from models.flux.sharing import SharedKeys, dilate
+from models.flux.sharing import SharedKeys
 from models.generator import GenerateSettings, SetRequest
+from models.masks import dilate
 
 SIDE = 32
 SETTINGS = GenerateSettings(

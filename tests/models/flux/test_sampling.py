@@ -4,7 +4,8 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from models.flux.sampling import denoise, early_steps, initial_noise, resolution_shift, schedule
+from models.flux.sampling import denoise, early_steps, resolution_shift, schedule
+from models.latents import initial_noise
 
 FLUX = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, shift=3.0).config
 

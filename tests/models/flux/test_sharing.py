@@ -11,7 +11,8 @@ from torch import Tensor
 from models.flux.dense import DenseAttnProcessor
 from models.flux.layout import image_ids, text_ids
 from models.flux.processor import SharedAttnProcessor
-from models.flux.sharing import share_keys, token_masks
+from models.flux.sharing import share_keys
+from models.masks import token_masks
 
 HEIGHT, WIDTH = 3, 4
 COUNT = HEIGHT * WIDTH

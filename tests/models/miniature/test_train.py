@@ -263,7 +263,7 @@ def test_results_name_every_net_and_a_second_run_trains_nothing(
     def refuse(*_: object) -> None:
         raise AssertionError("trained again")
 
-    for module in (train.vae, train.clip, train.dino, train.segmenter, train.quality, train.flux):
+    for module in (train.vae, train.clip, train.dino, train.segmenter, train.quality, train.flux, train.unet):
         monkeypatch.setattr(module, "train", refuse)
     monkeypatch.setattr(train.report, "STEPS", 2)
     steps = dict.fromkeys(train.STEPS, 2)

@@ -48,7 +48,7 @@ class SmallCustomizer:
         self.layer: nn.Linear | None = None
         self.poison: str | None = None
 
-    def image_features(self, images: Sequence[np.ndarray]) -> list[Features]:
+    def image_features(self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> list[Features]:
         self.encoded_images += list(images)
         return [{"tokens": torch.from_numpy(image.astype(np.float32) / 255).reshape(-1, 3)} for image in images]
 

@@ -17,7 +17,7 @@ def test_features_are_those_of_the_very_image_and_prompt(dataset: Path, customiz
     assert store.prepare(customizer, dataset) == 3
     for sample in read_all(dataset, index):
         for image in decode_set(sample).images:
-            (expected,) = customizer.image_features([image.image])
+            (expected,) = customizer.image_features([image.image], [image.mask])
             assert torch.equal(store.image(sample.key, image.sample_id)["tokens"], expected["tokens"])
             (text,) = customizer.text_features([image.prompt])
             assert torch.equal(store.text(sample.key, image.prompt)["pooled"], text["pooled"])

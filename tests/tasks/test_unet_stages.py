@@ -1,0 +1,145 @@
+"""Train, evaluate and sample with a U-Net: the same stages, with object masks and a checkpoint of two halves."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import stage_runs
+import tiny_models
+import tiny_unet
+import torch
+from diffusers import UNet2DConditionModel
+from generated_sets import random_set
+
+from configs.schema import NoisedReferences, Recipe, load_recipe
+from data.shards import sha256_file
+from models.lora import FILE_NAME, read_metadata
+from models.training.record import CheckpointRecord
+from models.training.restore import restore
+from models.training.trainer import train as train_loop
+from tasks import train
+from tasks.sample import CustomizationPipeline
+
+torch.set_num_threads(1)
+SIDE = 16
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    root = tmp_path_factory.mktemp("models")
+    whole = load_recipe("miniature")
+    refs = {
+        "customizer": tiny_unet.unet_ref(root / "unet"),
+        "segmenter": tiny_models.ref_of(tiny_models.segmenter_folder(root / "segmenter"), "segformer"),
+    }
+    section = {
+        "steps": 5,
+        "batch": 2,
+        "lora_rank": 2,
+        "lora_targets": "self_attention",
+        "references": "noised",
+        "noised": NoisedReferences(mask_dilation=3),
+        "checkpoint_every": 2,
+        "log_every": 2,
+        "dtype": "float32",
+    }
+    return whole.model_copy(
+        update={
+            "models": whole.models.model_copy(update=refs),
+            "train": whole.train.model_copy(update=section),
+        }
+    )
+
+
+def trained(folder: Path, recipe: Recipe) -> Path:
+    sets = [random_set(f"mug-{number}", number, size=SIDE, count=2 + number % 2) for number in range(4)]
+    stage_runs.write_input(folder, "shard", sets, recipe)
+    stage_runs.run_stage(train, stage_runs.context("train", recipe, folder, ("shard",)))
+    return folder / "artifacts" / "train"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(tmp_path_factory.mktemp("trained"), recipe)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_a_killed_and_resumed_run_publishes_the_same_bytes(
+    checkpoint: Path, tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(run: Any, on_step: Any) -> Any:
+        def stop(row: dict[str, Any]) -> None:
+            on_step(row)
+            if row["step"] == 3:
+                raise KeyboardInterrupt
+
+        return train_loop(run, stop)
+
+    monkeypatch.setattr(train, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, recipe)
+    monkeypatch.setattr(train, "train", train_loop)
+    torch.manual_seed(1234)
+    stage_runs.run_stage(train, stage_runs.context("train", recipe, tmp_path, ("shard",)))
+    assert digests(tmp_path / "artifacts" / "train") == digests(checkpoint)
+
+
+def test_the_checkpoint_says_how_references_entered_and_is_restored_so(checkpoint: Path, recipe: Recipe) -> None:
+    header = read_metadata(checkpoint / FILE_NAME)
+    record = CheckpointRecord.from_header(header)
+    assert (record.references, record.noised) == ("noised", NoisedReferences(mask_dilation=3))
+    assert record.dataset_sha256 == sha256_file(checkpoint.parent / "shard" / "index.json")
+    customizer, same = restore(checkpoint, "cpu")
+    assert same == record
+    assert customizer.references == NoisedReferences(mask_dilation=3)
+    folder = Path(recipe.models.customizer.source.removeprefix("folder:"))
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet")
+    unet.load_lora_adapter(checkpoint, prefix="unet", weight_name=FILE_NAME)
+    weights = [tensor for name, tensor in unet.named_parameters() if "lora_B" in name]
+    assert any(tensor.abs().max() > 0 for tensor in weights)
+
+
+def test_masks_are_found_by_the_segmenter_where_none_are_given(
+    checkpoint: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = tiny_unet.picture(1)
+    mask = np.zeros((SIDE, SIDE), bool)
+    mask[2:14, 3:12] = True
+    pipeline = CustomizationPipeline.from_checkpoint(checkpoint, segmenter=recipe.models.segmenter)
+    monkeypatch.setattr(pipeline.segmenter, "masks", lambda images: [mask for _ in images])
+    found = pipeline("a red mug", [picture], num_inference_steps=2, image_scale=2.0, image_scale_rise=1.0)
+    assert found.provenance[0]["masks_sha256"] == [hashlib.sha256(mask.tobytes()).hexdigest()]
+    monkeypatch.setattr(pipeline.segmenter, "masks", lambda images: [~mask for _ in images])
+    other = pipeline("a red mug", [picture], num_inference_steps=2, image_scale=2.0, image_scale_rise=1.0)
+    assert not np.array_equal(np.asarray(found.images[0]), np.asarray(other.images[0])), "the mask matters"
+    monkeypatch.setattr(pipeline.segmenter, "masks", lambda images: [mask & ~mask for _ in images])
+    with pytest.raises(ValueError, match="reference 1: the segmenter finds no object; give its mask"):
+        pipeline("a red mug", [picture])
+    assert len(pipeline("a red mug", num_inference_steps=2).images) == 1, "no reference needs no mask"
+    alone = CustomizationPipeline.from_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match="looks at the object of a reference alone: give masks, or name a segmenter"):
+        alone("a red mug", [picture])
+    assert len(alone("a red mug", [picture], [mask], num_inference_steps=2).images) == 1
+
+
+def test_features_of_training_carry_the_masks_of_the_shards(checkpoint: Path, recipe: Recipe) -> None:
+    from data.reader import decode_set
+    from data.shards import load_index, read_all
+    from models.masks import token_masks
+    from models.training.features import FeatureStore
+
+    dataset = checkpoint.parent / "shard"
+    ctx = stage_runs.context("train", recipe, checkpoint.parents[1], ("shard",))
+    store = FeatureStore(ctx.work_dir / "features", load_index(dataset))
+    for sample in read_all(dataset, load_index(dataset)):
+        for image in decode_set(sample).images:
+            for flipped in (False, True):
+                mask = np.ascontiguousarray(image.mask[:, ::-1]) if flipped else image.mask
+                expected = token_masks(torch.from_numpy(mask)[None], SIDE // 2, SIDE // 2, 1).view(SIDE // 2, -1)
+                assert torch.equal(store.image(sample.key, image.sample_id, flipped)["mask"], expected)
