@@ -247,15 +247,20 @@ def as_markdown(runs: Sequence[Run], title: str) -> str:
     head, lines = table(runs)
     rows = [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)]
     seeds = sorted({run.seed for run in runs})
-    return "\n".join([f"# {title}", "", f"Seeds {', '.join(map(str, seeds))}. {NOTE}", "", *rows, ""])
+    return "\n".join([f"# {title}", "", f"Seeds {', '.join(map(str, seeds))}. {note(runs)}", "", *rows, ""])
 
 
 NOTE = (
     "Means over the images of a set, then over sets, with 95 % bootstrap intervals over objects. Within a seed all "
     "rows have the same objects, prompts, views and noise; differences are paired by set. Identity and colours are of "
-    "images in which an object is found: by its render, or by the segmenter for objects without mesh. `renders`: the "
-    "views that the sets were generated from, no method reaches more."
+    "images in which an object is found: by its render, or by the segmenter for objects without mesh."
 )
+CEILING_NOTE = " `renders`: the views that the sets were generated from; no method reaches more."
+
+
+def note(runs: Sequence[Run]) -> str:
+    """What a reader of the table must know."""
+    return NOTE + (CEILING_NOTE if any(run.row == CEILING for run in runs) else "")
 
 
 def chart(runs: Sequence[Run]) -> bytes:
@@ -290,5 +295,5 @@ def as_html(runs: Sequence[Run], title: str, picture: bytes) -> str:
     folder = Path(__file__).parent
     environment = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined)
     return environment.get_template("ablation.html.j2").render(
-        title=title, note=NOTE, head=head, rows=lines, picture=base64.b64encode(picture).decode()
+        title=title, note=note(runs), head=head, rows=lines, picture=base64.b64encode(picture).decode()
     )

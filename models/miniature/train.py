@@ -76,6 +76,7 @@ def finish(
     autoencoder_of: Path | None = None,
 ) -> dict[str, dict[str, float]]:
     """Train what is not finished in `work_dir`, then save and evaluate all of it."""
+    work_dir.mkdir(parents=True, exist_ok=True)
     costs: dict[str, Cost] = {}
 
     def once(name: str, empty: nn.Module, work: Callable[[], tuple[nn.Module, Cost]]) -> nn.Module:

@@ -40,7 +40,7 @@ def benchmark_subjects(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> 
             continue
         phrase = section.phrases.get(key, item.phrase)
         try:
-            references = [prepare_reference(path, None, side, side) for path in item.references]
+            references = [prepare_reference(path, None, side, side)[0] for path in item.references]
             masks = _masks(ctx, item, references, phrase)
         except (ValueError, OSError) as error:
             out.fail(key, "bad_reference", str(error))

@@ -24,7 +24,7 @@ class Scripted:
         return [self._answer(chat) for chat in chats]
 
     def _answer(self, chat: Chat) -> Answer:
-        text = chat.messages[-1]["content"]
+        text = chat.messages[-1]["content"].partition("\n\n")[2]
         self.asked.append(text)
         self.seeds[text] = chat.seed
         prompt = text.splitlines()[0].removeprefix("Caption: ")
