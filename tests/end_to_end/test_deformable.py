@@ -21,7 +21,6 @@ RUNTIME = Runtime(runner="thread", workers=1, device="cpu", min_free_disk_gb=0)
 SMALL = (
     "assets.count=6",
     "generate.steps=6",
-    "generate.msa=true",
     "select.min_quality=-10",
     "select.min_identity=-1",
     "train.steps=2",
@@ -55,6 +54,12 @@ def test_appearance_is_in_what_the_model_is_told_and_in_no_prompt(workspace: Pat
             assert sample.prompt.startswith(record.caption)
             assert sample.prompt.removeprefix(record.caption) == sample.prompt_sent.removeprefix(str(record.appearance))
     assert all(record.asset.mesh_sha256 is None for record in published)
+
+
+def test_the_card_speaks_of_words_and_not_of_meshes(workspace: Path) -> None:
+    text = " ".join((workspace / "artifacts" / "shard" / "DATASET_CARD.md").read_text().split())
+    assert "there are no meshes" in text and "licence of the description" in text
+    assert "Captions were written by grammar." in text and "Meshes come from" not in text
 
 
 def test_masks_come_with_the_images_without_depth(workspace: Path) -> None:

@@ -115,6 +115,7 @@ def test_near_duplicates_never_survive_together_and_dropping_was_needed():
     ("scores", "limit", "code", "threshold"),
     [
         ({"clipped": 0.3}, {"max_clipped": 0.25}, "clipped", 0.25),
+        ({"saturation": 0.9}, {"max_saturation": 0.8}, "saturated", 0.8),
         ({"area": 0.05}, {"min_area": 0.1}, "small_object", 0.1),
         ({"cut_off": 0.5}, {"max_cut_off": 0.2}, "cut_off", 0.2),
         ({"clip_text": 0.1}, {"min_text": 0.2}, "off_prompt", 0.2),
@@ -131,6 +132,12 @@ def test_checks_of_an_image_by_itself_are_off_until_the_recipe_sets_them(scores,
     worse = [image_scores(5, **scores), *images[:2]]
     first = select.decide(score_record("cup-s0", worse, np.full((3, 3), 0.8).tolist()), LIMITS.model_copy(update=limit))
     assert outcome(first) == [LOW_QUALITY, KEPT, KEPT], "the reason is the one at which it fell first"
+
+
+def test_an_image_without_its_object_is_dropped_whatever_else_it_scores():
+    images = [image_scores(9, area=0.0), image_scores(7), image_scores(7)]
+    decision = select.decide(score_record("cup-s0", images, np.full((3, 3), 0.9).tolist()), LIMITS)
+    assert outcome(decision) == ["no_object", KEPT, KEPT]
 
 
 def test_of_two_images_in_the_same_context_the_better_stays():
@@ -173,6 +180,15 @@ def test_a_set_that_repeats_an_earlier_kept_one_is_dropped_by_name(tmp_path):
     assert found["d-s0"].duplicate_of == "b-s0"
     assert [(r.code, r.value, r.threshold) for r in found["d-s0"].reasons] == [("duplicate_set", 1.0, 2.0)]
     assert outcome(found["d-s0"]) == ["duplicate_set"] * 3
+    index = load_index(ctx.output_dir("select"))
+    assert index.summary["duplicate_sets"] == 1 and len(index.shards) == 5
+    assert json.loads((ctx.work_dir / "duplicates.json").read_bytes()) == {"d-s0": {"other": "b-s0", "distance": 1}}
+
+
+def test_another_worker_takes_the_duplicates_that_were_found(tmp_path, monkeypatch):
+    (tmp_path / "duplicates.json").write_text('{"d-s0": {"other": "b-s0", "distance": 1}}')
+    monkeypatch.setattr(select, "_find_duplicates", None)
+    assert select._duplicates(tmp_path / "score", tmp_path, LIMITS)["d-s0"].other == "b-s0"
 
 
 @pytest.fixture
