@@ -1,7 +1,7 @@
 """Word-level tokenizers of the miniature: one token per word of the world's vocabulary."""
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from models.miniature.language import vocabulary
 
@@ -39,4 +39,22 @@ def build_tokenizer(start: bool) -> PreTrainedTokenizerFast:
         eos_token="<end>",
         model_max_length=LENGTH,
         padding_side="right",
+    )
+
+
+def build_clip_text_encoder(width: int, feedforward: int, layers: int) -> CLIPTextModel:
+    """An untrained CLIP text model for `build_tokenizer(start=True)`, with 4 heads."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=vocabulary_size(),
+            hidden_size=width,
+            intermediate_size=feedforward,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            max_position_embeddings=LENGTH,
+            hidden_act="gelu",
+            pad_token_id=SPECIAL.index("<pad>"),
+            bos_token_id=SPECIAL.index("<start>"),
+            eos_token_id=SPECIAL.index("<end>"),
+        )
     )

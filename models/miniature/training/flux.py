@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxControlPipeline, FluxTransformer2DModel
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+from transformers import CLIPTextModel, T5Config, T5EncoderModel
 
 from models.flux.dense import DenseAttnProcessor
 from models.flux.layout import image_ids, pack, text_ids
 from models.flux.processor import SharedAttnProcessor
 from models.masks import dilate
 from models.miniature.dataset import Views
-from models.miniature.tokenizers import LENGTH, SPECIAL, build_tokenizer, vocabulary_size
+from models.miniature.tokenizers import LENGTH, SPECIAL, build_clip_text_encoder, build_tokenizer, vocabulary_size
 from models.miniature.training import vae as autoencoder
 from models.miniature.training.captions import BLURRED, draw_caption
 from models.miniature.training.common import Cost, Draws, fit
@@ -105,20 +105,7 @@ def build_text_encoder() -> T5EncoderModel:
 
 
 def build_pooled_encoder() -> CLIPTextModel:
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=vocabulary_size(),
-            hidden_size=POOLED_WIDTH,
-            intermediate_size=2 * POOLED_WIDTH,
-            num_hidden_layers=1,
-            num_attention_heads=4,
-            max_position_embeddings=LENGTH,
-            hidden_act="gelu",
-            pad_token_id=SPECIAL.index("<pad>"),
-            bos_token_id=SPECIAL.index("<start>"),
-            eos_token_id=SPECIAL.index("<end>"),
-        )
-    )
+    return build_clip_text_encoder(POOLED_WIDTH, 2 * POOLED_WIDTH, layers=1)
 
 
 def build() -> nn.ModuleDict:

@@ -12,11 +12,11 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.models.embeddings import IPAdapterPlusImageProjection
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionModelWithProjection
+from transformers import CLIPModel, CLIPTextModel, CLIPVisionModelWithProjection
 
 from models.flux.layout import unpack
 from models.miniature.dataset import Views
-from models.miniature.tokenizers import LENGTH, SPECIAL, build_tokenizer, vocabulary_size
+from models.miniature.tokenizers import LENGTH, build_clip_text_encoder, build_tokenizer
 from models.miniature.training import clip
 from models.miniature.training.captions import draw_caption
 from models.miniature.training.common import Cost, Draws, fit, save_half, to_tensor
@@ -64,20 +64,7 @@ def build_unet() -> UNet2DConditionModel:
 
 
 def build_text_encoder() -> CLIPTextModel:
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=vocabulary_size(),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=3 * TEXT_WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=LENGTH,
-            hidden_act="gelu",
-            pad_token_id=SPECIAL.index("<pad>"),
-            bos_token_id=SPECIAL.index("<start>"),
-            eos_token_id=SPECIAL.index("<end>"),
-        )
-    )
+    return build_clip_text_encoder(TEXT_WIDTH, 3 * TEXT_WIDTH, layers=2)
 
 
 def build() -> nn.ModuleDict:
