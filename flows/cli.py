@@ -346,22 +346,29 @@ def miniature_train(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     scale: Annotated[float, typer.Option(help="Steps and objects, as a share of the full training.")] = 1.0,
     workers: Annotated[int, typer.Option(min=1, help="Processes that render.")] = 2,
-    autoencoder_of: Annotated[
-        Path | None, typer.Option(help="Folder of such weights whose autoencoder is kept; default: it is trained.")
+    keep: Annotated[
+        list[str] | None, typer.Option(help="Net that is not trained but taken from --keep-of; repeat.")
+    ] = None,
+    keep_of: Annotated[
+        Path | None, typer.Option(help="Folder of such weights; default: where the recipes look.")
     ] = None,
 ) -> None:
-    """Make the miniature's weights from scratch: render its world, train every net, write what it cost and reached."""
+    """Make the miniature's weights: render its world, train every net, write what it cost and reached."""
     import logging
 
     from configs.schema import ConfigError
-    from models.miniature.train import train_all
+    from models.miniature.train import Kept, train_all
     from models.registry import miniature_weights
 
     if scale <= 0:
         raise ConfigError(f"--scale is {scale}; allowed: above 0")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     folder = (out or miniature_weights()).resolve()
-    train_all(folder, work.resolve(), seed, steps_scale=scale, workers=workers, autoencoder_of=autoencoder_of)
+    try:
+        kept = Kept((keep_of or miniature_weights()).resolve(), tuple(keep or ()))
+    except ValueError as error:
+        raise ConfigError(f"--keep: {error}") from error
+    train_all(folder, work.resolve(), seed, steps_scale=scale, workers=workers, kept=kept)
     typer.echo(f"{folder}: finished, see RESULTS.md; accept these weights with: python -m models.registry pin")
 
 

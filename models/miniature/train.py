@@ -6,6 +6,7 @@ Every finished net is kept in the work folder and not trained again; a killed ru
 import dataclasses
 import json
 import logging
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -35,21 +36,56 @@ STEPS = {
 """Optimizer steps of each net at `steps_scale` 1."""
 
 
+KEEPABLE = {
+    "vae": (),
+    "flux": ("vae",),
+    "dino": (),
+    "clip": (),
+    "segmenter": (),
+    "quality": ("clip",),
+    "unet": ("vae", "clip"),
+}
+"""Nets that can be taken from earlier weights, with those that each was made for; `unet` comes with its IP-Adapter."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """Nets that are taken from the weights in `folder`. Raises ValueError for a choice that does not fit together."""
+
+    folder: Path
+    nets: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for net in self.nets:
+            if net not in KEEPABLE:
+                raise ValueError(f"{net!r} cannot be kept; allowed: {', '.join(KEEPABLE)}")
+            missing = [name for name in KEEPABLE[net] if name not in self.nets]
+            if missing:
+                raise ValueError(f"{net} is kept, and {missing[0]}, which it was made for, is not; keep that as well")
+
+    def __contains__(self, net: str) -> bool:
+        return net in self.nets
+
+    def copy(self, net: str, out_dir: Path) -> None:
+        """Put the folder of `net` into `out_dir`, unless it is there already."""
+        if self.folder.resolve() != out_dir.resolve():
+            shutil.copytree(self.folder / net, out_dir / net, dirs_exist_ok=True)
+
+
 def train_all(
     out_dir: Path,
     work_dir: Path,
     seed: int,
     steps_scale: float = 1.0,
     workers: int = 2,
-    autoencoder_of: Path | None = None,
+    kept: Kept | None = None,
 ) -> dict[str, dict[str, float]]:
     """Write flux/, unet/, clip/, dino/, segmenter/, quality/, results.json and RESULTS.md into `out_dir`.
 
     Returns the results.
 
-    `steps_scale` scales steps and objects. `autoencoder_of`: a folder of such weights whose autoencoder is kept (it
-    learns pixels, so a new category is no reason to train it again). Raises ValueError for a scale that is not
-    positive, and for a `work_dir` whose nets were trained otherwise.
+    `steps_scale` scales steps and objects. Raises ValueError for a scale that is not positive, and for a `work_dir`
+    whose nets were trained otherwise.
     """
     if not steps_scale > 0:
         raise ValueError(f"steps_scale is {steps_scale}; it must be above 0")
@@ -63,7 +99,7 @@ def train_all(
         split: render_views(specs, VIEWS_PER_OBJECT, seed + (split == "eval"), work_dir / "views" / split, workers)
         for split, specs in objects.items()
     }
-    return finish(views["train"], views["eval"], steps, out_dir, work_dir, seed, autoencoder_of)
+    return finish(views["train"], views["eval"], steps, out_dir, work_dir, seed, kept)
 
 
 def finish(
@@ -73,10 +109,11 @@ def finish(
     out_dir: Path,
     work_dir: Path,
     seed: int,
-    autoencoder_of: Path | None = None,
+    kept: Kept | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Train what is not finished in `work_dir`, then save and evaluate all of it."""
+    """Train what is neither kept nor finished in `work_dir`, then save and evaluate all of it."""
     work_dir.mkdir(parents=True, exist_ok=True)
+    kept = kept or Kept(out_dir, ())
     costs: dict[str, Cost] = {}
 
     def once(name: str, empty: nn.Module, work: Callable[[], tuple[nn.Module, Cost]]) -> nn.Module:
@@ -84,45 +121,67 @@ def finish(
         net, costs[name] = _once(work_dir, name, stamp, empty, work)
         return net
 
-    if autoencoder_of is None:
-        autoencoder = once("vae", vae.build(), lambda: vae.train(views, steps["vae"], seed, work_dir))
+    if "vae" in kept:
+        autoencoder = vae.load(kept.folder / "flux" / "vae")
     else:
-        autoencoder = AutoencoderKL.from_pretrained(autoencoder_of / "flux" / "vae", torch_dtype=torch.float32).eval()
-        costs["vae"] = report.costs_of(autoencoder_of)["vae"]
-    vae.set_latent_statistics(autoencoder, views)
-    flux_nets = once("flux", flux.build(), lambda: _train_flux(views, autoencoder, steps["flux"], seed, work_dir))
-    dino_net = once("dino", dino.build(), lambda: dino.train(views, steps["dino"], seed, work_dir))
-    clip_net = once(
-        "clip",
-        clip.build(),
-        lambda: clip.train(
-            views, (dino.crops(views, True), dino.depth_crops(views)), dino_net, steps["clip"], seed, work_dir
-        ),
-    )
-    seg_net = once("segmenter", segmenter.build(), lambda: segmenter.train(views, steps["segmenter"], seed, work_dir))
-    head = once(
-        "quality",
-        quality.build(clip.PROJECTION),
-        lambda: quality.train(clip_net, views, steps["quality"], seed, work_dir),
-    )
+        autoencoder = once("vae", vae.build(), lambda: vae.train(views, steps["vae"], seed, work_dir))
+    if "flux" in kept:
+        kept.copy("flux", out_dir)
+    else:
+        # A kept autoencoder has the statistics of another world.
+        vae.set_latent_statistics(autoencoder, views)
+        nets = once("flux", flux.build(), lambda: _train_flux(views, autoencoder, steps["flux"], seed, work_dir))
+        flux.save(autoencoder, nets, out_dir / "flux")
+    if "dino" in kept:
+        kept.copy("dino", out_dir)
+        dino_net = dino.load(out_dir / "dino")
+    else:
+        dino_net = once("dino", dino.build(), lambda: dino.train(views, steps["dino"], seed, work_dir))
+        dino.save(dino_net, out_dir / "dino")
+    if "clip" in kept:
+        kept.copy("clip", out_dir)
+        clip_net = clip.load(out_dir / "clip")
+    else:
+        clip_net = once(
+            "clip",
+            clip.build(),
+            lambda: clip.train(
+                views, (dino.crops(views, True), dino.depth_crops(views)), dino_net, steps["clip"], seed, work_dir
+            ),
+        )
+        clip.save(clip_net, out_dir / "clip")
+    if "segmenter" in kept:
+        kept.copy("segmenter", out_dir)
+    else:
+        net = once("segmenter", segmenter.build(), lambda: segmenter.train(views, steps["segmenter"], seed, work_dir))
+        segmenter.save(net, out_dir / "segmenter")
+    if "quality" in kept:
+        kept.copy("quality", out_dir)
+    else:
+        head = once(
+            "quality",
+            quality.build(clip.PROJECTION),
+            lambda: quality.train(clip_net, views, steps["quality"], seed, work_dir),
+        )
+        quality.save(head, out_dir / "quality")
+    if "unet" in kept:
+        kept.copy("unet", out_dir)
+    else:
 
-    def batches() -> unet.Batches:
-        latents = _latents(views, autoencoder, seed, work_dir)
-        return unet.Batches(views, latents.images, len(latents.depths))
+        def batches() -> unet.Batches:
+            latents = _latents(views, autoencoder, seed, work_dir)
+            return unet.Batches(views, latents.images, len(latents.depths))
 
-    unet_nets = once("unet", unet.build(), lambda: unet.train(batches(), steps["unet"], seed, work_dir))
-    adapter = once(
-        "ip_adapter",
-        unet.build_adapter(),
-        lambda: unet.train_adapter(batches(), unet_nets, clip_net, steps["ip_adapter"], seed, work_dir),
-    )
-    flux.save(autoencoder, flux_nets, out_dir / "flux")
-    unet.save(autoencoder, unet_nets, adapter, clip_net, out_dir / "unet")
-    clip.save(clip_net, out_dir / "clip")
-    dino.save(dino_net, out_dir / "dino")
-    segmenter.save(seg_net, out_dir / "segmenter")
-    quality.save(head, out_dir / "quality")
-    return report.write(out_dir, work_dir, held_out, costs, seed, kept=() if autoencoder_of is None else ("vae",))
+        base = once("unet", unet.build(), lambda: unet.train(batches(), steps["unet"], seed, work_dir))
+        adapter = once(
+            "ip_adapter",
+            unet.build_adapter(),
+            lambda: unet.train_adapter(batches(), base, clip_net, steps["ip_adapter"], seed, work_dir),
+        )
+        unet.save(autoencoder, base, adapter, clip_net, out_dir / "unet")
+    before = report.costs_of(kept.folder) if kept.nets else {}
+    every = {name: costs[name] if name in costs else before[name] for name in steps}
+    return report.write(out_dir, work_dir, held_out, every, seed, kept.nets)
 
 
 def _train_flux(

@@ -192,6 +192,10 @@ def save(clip: CLIPModel, folder: Path) -> None:
     processor().save_pretrained(folder)
 
 
+def load(folder: Path) -> CLIPModel:
+    return CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
+
+
 @torch.inference_mode()
 def embed_images(clip: CLIPModel, images: np.ndarray, batch: int = 256) -> Tensor:
     """L2-normed (N, D) float32 of uint8 (N, 64, 64, 3)."""

@@ -145,6 +145,10 @@ def save(dino: Dinov2Model, folder: Path) -> None:
     processor().save_pretrained(folder)
 
 
+def load(folder: Path) -> Dinov2Model:
+    return Dinov2Model.from_pretrained(folder, dtype=torch.float32).eval()
+
+
 @torch.inference_mode()
 def embed(dino: Dinov2Model, images: np.ndarray, batch: int = 256) -> Tensor:
     """L2-normed class tokens (N, D) float32 of crops, uint8 (N, 64, 64, 3)."""

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from PIL import Image
-from transformers import CLIPModel, Dinov2Model, SegformerForSemanticSegmentation
+from transformers import SegformerForSemanticSegmentation
 
 from data.shards import write_atomic
 from models.flux.generator import FluxGenerator
@@ -49,11 +48,10 @@ def write(
 
     `kept`: nets that were taken from earlier weights.
     """
-    clip_net = CLIPModel.from_pretrained(out_dir / "clip", dtype=torch.float32).eval()
-    dino_net = Dinov2Model.from_pretrained(out_dir / "dino", dtype=torch.float32).eval()
+    clip_net, dino_net = clip.load(out_dir / "clip"), dino.load(out_dir / "dino")
     seg_net = SegformerForSemanticSegmentation.from_pretrained(out_dir / "segmenter", dtype=torch.float32).eval()
     head = QualityScorer.from_pretrained(out_dir / "quality", "cpu", torch.float32).head
-    autoencoder = AutoencoderKL.from_pretrained(out_dir / "flux" / "vae", torch_dtype=torch.float32).eval()
+    autoencoder = vae.load(out_dir / "flux" / "vae")
     chosen = spread(held_out, min(SAMPLES, len(held_out)))
     samples = generate(out_dir / "flux", chosen, "full", seed)
     sheet(chosen, samples, generate(out_dir / "flux", first(chosen, 32), "open", seed), work_dir / "samples.png")
@@ -156,7 +154,7 @@ def markdown(
     for name, cost in costs.items():
         lines.append(f"| {name} | {cost.steps} | {cost.samples} | {cost.seconds / 60:.1f} | {cost.loss:g} |")
     lines += ["", "Minutes were measured on two shared CPU cores with other work running.", ""]
-    lines += [f"Kept from earlier weights, not trained on this world: {', '.join(kept)}.", ""] if kept else []
+    lines += [f"Kept from earlier weights, not trained in this run: {', '.join(kept)}.", ""] if kept else []
     lines += _table(["folder", "MB (float16)"], [*sizes.items(), ("all", round(sum(sizes.values()), 2))])
     real, made = results["clip_real"], results["clip_samples"]
     lines += ["## Text and image", ""]

@@ -59,6 +59,10 @@ def train(views: Views, steps: int, seed: int, work_dir: Path) -> tuple[Autoenco
     return vae, cost
 
 
+def load(folder: Path) -> AutoencoderKL:
+    return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).eval()
+
+
 def set_latent_statistics(vae: AutoencoderKL, views: Views) -> None:
     """Shift and scale of the latents of composites, so that the generator sees mean 0 and deviation 1."""
     latents = encode(vae, views.images[:: max(1, len(views) // 1024)])

@@ -278,12 +278,38 @@ def test_an_autoencoder_can_be_kept(
     out, _ = trained
     monkeypatch.setattr(train.report, "STEPS", 2)
     monkeypatch.setattr(train.vae, "train", None)
-    train.finish(
-        views, views, dict.fromkeys(train.STEPS, 2), tmp_path / "out", tmp_path / "work", 1, autoencoder_of=out
-    )
-    kept = "flux/vae/diffusion_pytorch_model.safetensors"
-    assert (tmp_path / "out" / kept).read_bytes() == (out / kept).read_bytes()
+    kept = train.Kept(out, ("vae",))
+    train.finish(views, views, dict.fromkeys(train.STEPS, 2), tmp_path / "out", tmp_path / "work", 1, kept)
+    weights = "flux/vae/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "out" / weights).read_bytes() == (out / weights).read_bytes()
     record = json.loads((tmp_path / "out" / "results.json").read_text())
     assert record["kept"] == ["vae"]
     assert record["costs"]["vae"] == json.loads((out / "results.json").read_text())["costs"]["vae"]
-    assert "not trained on this world: vae" in (tmp_path / "out" / "RESULTS.md").read_text()
+    assert "not trained in this run: vae" in (tmp_path / "out" / "RESULTS.md").read_text()
+
+
+def test_a_net_can_be_added_to_weights_that_stay_as_they_are(
+    trained: tuple[Path, Path], views: Views, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out, _ = trained
+    monkeypatch.setattr(train.report, "STEPS", 2)
+    others = ("vae", "flux", "dino", "clip", "segmenter", "quality")
+    for module in (train.vae, train.flux, train.dino, train.clip, train.segmenter, train.quality):
+        monkeypatch.setattr(module, "train", None)
+    steps = dict.fromkeys(train.STEPS, 3)
+    train.finish(views, views, steps, tmp_path / "out", tmp_path / "work", 1, train.Kept(out, others))
+    for path in sorted(out.rglob("*.safetensors")):
+        again = (tmp_path / "out" / path.relative_to(out)).read_bytes()
+        changed = path.relative_to(out).as_posix() in (
+            "unet/unet/diffusion_pytorch_model.safetensors",
+            "unet/text_encoder/model.safetensors",
+            "unet/ip_adapter/ip-adapter-plus.safetensors",
+        )
+        assert (again != path.read_bytes()) == changed, path.name
+
+
+def test_a_net_is_not_kept_without_the_one_it_was_made_for(tmp_path: Path):
+    with pytest.raises(ValueError, match="quality is kept, and clip"):
+        train.Kept(tmp_path, ("quality",))
+    with pytest.raises(ValueError, match="'vea' cannot be kept"):
+        train.Kept(tmp_path, ("vea",))
