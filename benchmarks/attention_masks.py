@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.common import markdown, run_pipeline
-from configs.schema import load_resolved
+from configs.load import load_resolved
 from data.records import PromptRecord, RenderRecord
 from data.stage import StageContext
 from flows.graph import RECIPE_FILE

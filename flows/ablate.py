@@ -18,7 +18,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from configs.schema import CONFIGS, ConfigError, Recipe, Runtime, load_recipe
+from configs.load import CONFIGS, ConfigError, load_recipe
+from configs.schema import Recipe, Runtime
 from data.images import decode_mask, decode_png
 from data.records import ScoreRecord
 from data.shards import Sample, load_index, read_all, write_atomic

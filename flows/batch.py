@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from configs.schema import ConfigError, Runtime, load_resolved
+from configs.load import ConfigError, load_resolved
+from configs.schema import Runtime
 from data.shards import Receipt
 from flows.engine import make_job, plan_shards, stage_context, threads_per_worker
 from flows.graph import RECIPE_FILE, load_graph

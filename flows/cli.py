@@ -202,7 +202,7 @@ def inspect(
     out: Annotated[Path | None, typer.Option(help="The picture; default: SET_ID.png in artifacts/inspect.")] = None,
 ) -> None:
     """Show one set: its views, depth, masks, correspondences, images, scores and decision."""
-    from configs.schema import load_resolved
+    from configs.load import load_resolved
     from flows.graph import RECIPE_FILE
     from flows.workspace import find_workspace
     from tasks.inspect_set import inspect_set
@@ -356,7 +356,7 @@ def miniature_train(
     """Make the miniature's weights: render its world, train every net, write what it cost and reached."""
     import logging
 
-    from configs.schema import ConfigError
+    from configs.load import ConfigError
     from models.miniature.train import Kept, train_all
     from models.registry import miniature_weights
 
@@ -373,7 +373,7 @@ def miniature_train(
 
 
 def _runtime(name: str | None, workers: int | None) -> "Runtime":
-    from configs.schema import load_runtime
+    from configs.load import load_runtime
 
     chosen = load_runtime(name)
     return chosen.model_copy(update={"workers": workers}) if workers else chosen

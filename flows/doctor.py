@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from configs.schema import ConfigError, ModelRef, Recipe, Runtime
+from configs.load import ConfigError
+from configs.schema import ModelRef, Recipe, Runtime
 
 Verdict = Literal["ok", "note", "broken"]
 PROBE = "from data.rendering import probe_backend; p = probe_backend(); print(p['renderer'], p['version'], sep=', ')"
@@ -186,7 +187,7 @@ def _short(folder: Path) -> str:
 
 
 def active_recipe(workspace: Path) -> Recipe | None:
-    from configs.schema import load_resolved
+    from configs.load import load_resolved
     from flows.graph import RECIPE_FILE
 
     path = workspace / RECIPE_FILE

@@ -20,7 +20,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from configs.schema import Runtime, load_resolved
+from configs.load import load_resolved
+from configs.schema import Runtime
 from data.ids import canonical_json
 from data.provenance import make_statement, statement_path, write_statement
 from data.shards import (

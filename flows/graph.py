@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from configs.schema import ConfigError, Models, Recipe, Section
+from configs.load import ConfigError
+from configs.schema import Models, Recipe, Section
 from data.provenance import signature_of
 from data.shards import ShardError, sha256_file
 

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.schema import ConfigError
+from configs.load import ConfigError
 from data.shards import Receipt, ShardError, ShardIndex, load_index
 from flows.graph import Graph, index_path, stage_signature
 from flows.workspace import queued_mark

@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from configs.schema import ConfigError, Recipe
+from configs.load import ConfigError
+from configs.schema import Recipe
 from data.assets.files import files_below
 from data.ids import canonical_json, digest_of
 from data.shards import sha256_file, write_atomic

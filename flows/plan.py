@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from configs.schema import Recipe, Runtime, load_resolved
+from configs.load import load_resolved
+from configs.schema import Recipe, Runtime
 from data.assets.base import SourceError
 from flows.engine import plan_shards, stage_context
 from flows.forecast import expected_keys, expected_shards

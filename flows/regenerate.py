@@ -14,7 +14,7 @@ from typing import IO
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 
-from configs.schema import load_runtime
+from configs.load import load_runtime
 from flows.console import say
 from flows.graph import load_graph
 from flows.plan import dvc_status

@@ -6,7 +6,7 @@ import sys
 import webbrowser
 from pathlib import Path
 
-from configs.schema import ConfigError
+from configs.load import ConfigError
 from flows.graph import load_graph
 from flows.history import current_signature, work_folder
 

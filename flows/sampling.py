@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from configs.schema import ConfigError, load_resolved
+from configs.load import ConfigError, load_resolved
 from flows.graph import RECIPE_FILE
 from flows.worker import resolve_device
 

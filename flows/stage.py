@@ -5,7 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-from configs.schema import ConfigError, Runtime, load_runtime
+from configs.load import ConfigError, load_runtime
+from configs.schema import Runtime
 from flows.errors import error_line
 from flows.worker import RUN_ID_VARIABLE
 from flows.workspace import find_workspace, run_environment, write_last_run

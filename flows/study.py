@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from configs.schema import ConfigError
+from configs.load import ConfigError
 from data.ids import canonical_json
 from data.shards import load_index, read_all, sha256_file, write_atomic
 from models.evaluation.record import EvaluationRecord

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from configs.schema import load_resolved
+from configs.load import load_resolved
 from data.provenance import has_run, verify_chain
 from data.shards import sha256_file
 from flows.graph import RECIPE_FILE, load_graph

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from configs.schema import ConfigError
+from configs.load import ConfigError
 from data.shards import Receipt, ShardError, ShardWriter, load_receipt
 from data.stage import ShardSpec, StageContext
 

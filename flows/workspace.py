@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from configs.schema import RUNTIME_VARIABLE, ConfigError, Recipe, Runtime, dump_recipe, load_recipe, load_resolved
+from configs.load import RUNTIME_VARIABLE, ConfigError, dump_recipe, load_recipe, load_resolved
+from configs.schema import Recipe, Runtime
 from data.ids import canonical_json
 from data.shards import write_atomic
 from flows.graph import INPUTS_FILE, RECIPE_FILE, VERSIONS_FILE

@@ -19,7 +19,8 @@ import torch
 import yaml
 from safetensors import SafetensorError
 
-from configs.schema import CONFIGS, ModelRef, load_runtime
+from configs.load import CONFIGS, load_runtime
+from configs.schema import ModelRef
 from data.ids import digest_of
 from data.shards import sha256_file, write_atomic
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from configs.schema import CONFIGS, ModelRef, Recipe
+from configs.load import CONFIGS
+from configs.schema import ModelRef, Recipe
 from models import registry
 
 BYTES = {"float32": 4, "bfloat16": 2}

@@ -10,7 +10,8 @@ import tiny_models
 import torch
 from generated_sets import random_set
 
-from configs.schema import Recipe, load_recipe
+from configs.load import load_recipe
+from configs.schema import Recipe
 from data.images import encode_png
 from data.records import Prompt, PromptRecord, RenderRecord, ViewRecord
 from data.shards import ShardIndex, read_all, write_atomic

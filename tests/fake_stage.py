@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from configs.schema import load_runtime
+from configs.load import load_runtime
 from flows.console import stage_progress
 from flows.engine import run_stage
 from flows.errors import error_line

@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from configs.schema import CONFIGS, Runtime, load_recipe
+from configs.load import CONFIGS, load_recipe
+from configs.schema import Runtime
 from data.shards import sha256_file
 from flows.workspace import PROJECT, prepare_workspace
 
@@ -28,7 +29,7 @@ def bare_workspace(folder: Path, *overrides: str) -> Path:
 
 
 def activate(folder: Path, *overrides: str) -> Path:
-    from configs.schema import dump_recipe
+    from configs.load import dump_recipe
 
     (folder / "configs" / "recipe.yaml").write_text(dump_recipe(load_recipe("miniature", (*SMALL, *overrides))))
     return folder

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 from generated_sets import image_scores, score_record
 
-from configs.schema import Recipe, load_recipe
+from configs.load import load_recipe
+from configs.schema import Recipe
 from data.ids import canonical_json, sample_id_of, set_id_of
 from data.images import encode_png
 from data.provenance import make_statement, statement_path, write_statement

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from configs.schema import CONFIGS, ConfigError
+from configs.load import CONFIGS, ConfigError
 from data.ids import check_object_id
 from data.records import Prompt
 

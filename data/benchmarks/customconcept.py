@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from configs.schema import ConfigError
+from configs.load import ConfigError
 from data.benchmarks.base import BenchmarkObject, images_in, labels, text_of
 from data.records import Prompt
 

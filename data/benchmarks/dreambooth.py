@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from configs.schema import CONFIGS, ConfigError
+from configs.load import CONFIGS, ConfigError
 from data.benchmarks.base import BenchmarkObject, images_in, labels, text_of
 from data.records import Prompt
 

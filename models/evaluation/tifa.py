@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import ConfigError
+from configs.load import ConfigError
 from models.scorers.vqa import VisualQuestionAnswerer, normalised
 
 Question = dict[str, Any]

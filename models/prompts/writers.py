@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from configs.schema import ConfigError, ModelRef, Prompts
+from configs.load import ConfigError
+from configs.schema import ModelRef, Prompts
 from models import registry
 from models.prompts.chat import ChatModel, ChatSettings
 from models.prompts.grammar import GrammarWriter

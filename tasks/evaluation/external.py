@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from configs.schema import ConfigError
+from configs.load import ConfigError
 from data.benchmarks.base import IMAGES
 from data.shards import ShardWriter
 from data.stage import StageContext

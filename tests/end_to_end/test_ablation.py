@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import ConfigError, Runtime
+from configs.load import ConfigError
+from configs.schema import Runtime
 from data.images import decode_png
 from flows.ablate import ablate, as_html, chart, rows_of, write_tables
 from flows.engine import run_stage

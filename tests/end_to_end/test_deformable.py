@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.schema import Runtime, load_resolved
+from configs.load import load_resolved
+from configs.schema import Runtime
 from data.images import decode_mask, decode_png
 from data.published import PublishedRecord
 from data.records import GeneratedRecord, PromptRecord

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fake_workspace import RUNTIME, bare_workspace, digests
 
-from configs.schema import ConfigError
+from configs.load import ConfigError
 from flows.batch import run_one_shard
 from flows.engine import run_stage
 from flows.runners import serial

@@ -7,7 +7,8 @@ import pytest
 from chat_server import serving
 from fake_workspace import RUNTIME
 
-from configs.schema import ModelRef, load_recipe
+from configs.load import load_recipe
+from configs.schema import ModelRef
 from flows import doctor
 from flows.doctor import Check
 

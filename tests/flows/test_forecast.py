@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import Runtime, load_recipe
+from configs.load import load_recipe
+from configs.schema import Runtime
 from flows.forecast import expected_keys, expected_shards, memory_json, memory_table
 
 RIGID = load_recipe("flux-rigid")

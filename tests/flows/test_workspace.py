@@ -9,7 +9,8 @@ import pytest
 import yaml
 from fake_workspace import bare_workspace, subprocess_environment
 
-from configs.schema import ConfigError, Recipe, load_recipe, load_resolved
+from configs.load import ConfigError, load_recipe, load_resolved
+from configs.schema import Recipe
 from flows.graph import load_graph, stage_signature
 from flows.inputs import check_inputs, input_values, resolve_paths, write_inputs
 from flows.workspace import choose_recipe, find_workspace, locked, quiet_environment, run_environment

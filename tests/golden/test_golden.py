@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from configs.schema import CONFIGS, load_recipe, load_runtime
+from configs.load import CONFIGS, load_recipe, load_runtime
 from data.images import decode_png
 from data.shards import Sample, load_index, read_all, read_tar
 from flows.engine import run_stage

@@ -187,7 +187,7 @@ def test_pin_leaves_what_was_never_made_unset_and_refuses_what_is_gone(quality, 
 def test_every_registered_architecture_of_models_yaml_has_a_loader():
     import yaml
 
-    from configs.schema import CONFIGS
+    from configs.load import CONFIGS
 
     entries = yaml.safe_load((CONFIGS / "models.yaml").read_text())
     for name, entry in entries.items():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from configs.schema import load_recipe
+from configs.load import load_recipe
 from models import registry
 from models.flux.customizer import TARGETS
 from models.flux.processor import SharedAttnProcessor

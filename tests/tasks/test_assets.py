@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import stage_runs
 
-from configs.schema import Recipe, load_recipe
+from configs.load import load_recipe
+from configs.schema import Recipe
 from data.assets.base import AssetCandidate, AssetError, FetchedMesh, RejectedAsset
 from data.shards import read_all
 from tasks import assets

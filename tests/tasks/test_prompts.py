@@ -5,7 +5,7 @@ from pathlib import Path
 
 import stage_runs
 
-from configs.schema import load_recipe
+from configs.load import load_recipe
 from data.assets.base import AssetCandidate
 from data.assets.subjects import SubjectsSource
 from data.records import AssetRecord

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import stage_runs
 
-from configs.schema import Recipe, load_recipe
+from configs.load import load_recipe
+from configs.schema import Recipe
 from data.shards import sha256_file
 from data.stage import StageContext
 from tasks import assets, render

@@ -10,7 +10,8 @@ from generated_sets import random_set
 from PIL import Image
 from safetensors.torch import save_file
 
-from configs.schema import Recipe, load_recipe
+from configs.load import load_recipe
+from configs.schema import Recipe
 from data.shards import ShardError, sha256_file
 from tasks import train
 from tasks.sample import CustomizationPipeline, prepare_reference, read_provenance, sample

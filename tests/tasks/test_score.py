@@ -7,7 +7,7 @@ import torch
 from generated_sets import PROMPTS, generated, random_set
 from stage_runs import context, run_stage, write_input
 
-from configs.schema import load_recipe
+from configs.load import load_recipe
 from data.images import decode_mask, decode_png
 from data.records import ScoreRecord
 from data.shards import read_all

@@ -7,7 +7,8 @@ import pytest
 from generated_sets import image_scores, score_record
 from stage_runs import context, run_stage, write_input
 
-from configs.schema import Select, load_recipe
+from configs.load import load_recipe
+from configs.schema import Select
 from data.records import DecisionRecord
 from data.shards import ShardError, load_index, read_all, sha256_file
 from tasks import select

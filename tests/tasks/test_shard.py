@@ -10,7 +10,7 @@ import webdataset
 from generated_sets import image_scores, random_set, score_record
 from stage_runs import context, run_stage, write_input
 
-from configs.schema import load_recipe
+from configs.load import load_recipe
 from data.ids import split_of
 from data.published import PublishedRecord
 from data.reader import ShardReader, decode_set

@@ -10,7 +10,8 @@ import torch
 from diffusers import FluxControlPipeline, FluxTransformer2DModel
 from generated_sets import random_set
 
-from configs.schema import ModelRef, Recipe, load_recipe
+from configs.load import load_recipe
+from configs.schema import ModelRef, Recipe
 from data.shards import ShardIndex, sha256_file
 from data.stage import StageContext
 from models.lora import FILE_NAME, read_metadata

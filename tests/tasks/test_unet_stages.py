@@ -13,7 +13,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from generated_sets import random_set
 
-from configs.schema import NoisedReferences, Recipe, load_recipe
+from configs.load import load_recipe
+from configs.schema import NoisedReferences, Recipe
 from data.shards import sha256_file
 from models.lora import FILE_NAME, read_metadata
 from models.training.record import CheckpointRecord

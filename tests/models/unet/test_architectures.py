@@ -5,7 +5,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from configs.schema import load_recipe
+from configs.load import load_recipe
 from models.sizes import architectures
 from models.unet.adapter import SELF_ATTENTION
 from models.unet.ip_adapter import image_projections, install_ip_adapter

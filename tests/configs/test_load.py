@@ -7,15 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from configs.schema import (
-    CONFIGS,
-    RUNTIME_VARIABLE,
-    ConfigError,
-    dump_recipe,
-    load_recipe,
-    load_resolved,
-    load_runtime,
-)
+from configs.load import CONFIGS, RUNTIME_VARIABLE, ConfigError, dump_recipe, load_recipe, load_resolved, load_runtime
 
 RECIPES = sorted(path.stem for path in (CONFIGS / "recipes").glob("*.yaml"))
 RUNTIMES = sorted(path.stem for path in (CONFIGS / "runtime").glob("*.yaml"))

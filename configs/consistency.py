@@ -1,0 +1,121 @@
+"""What the parts of a recipe demand of each other."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from configs.schema import Recipe
+
+
+def check(recipe: "Recipe") -> None:
+    """ValueError naming the keys that contradict each other."""
+    wanted = recipe.prompts.scenes + recipe.prompts.other_object + recipe.prompts.style
+    needed = recipe.render.views_per_set * recipe.render.max_sets
+    if wanted < needed:
+        raise ValueError(
+            f"prompts.scenes + prompts.other_object + prompts.style is {wanted}; render.views_per_set x "
+            f"render.max_sets is {needed}, and every image of an object needs a prompt of its own"
+        )
+    if recipe.select.min_images > recipe.render.views_per_set:
+        raise ValueError(
+            f"select.min_images is {recipe.select.min_images}; allowed: at most render.views_per_set, "
+            f"{recipe.render.views_per_set}, since no set has more images"
+        )
+    if recipe.render.views_per_set > recipe.render.candidate_views:
+        raise ValueError(
+            f"render.views_per_set is {recipe.render.views_per_set}; allowed: at most render.candidate_views, "
+            f"{recipe.render.candidate_views}"
+        )
+    if recipe.prompts.writer != "grammar":
+        _check_writer(recipe)
+    if recipe.assets.in_words:
+        _check_in_words(recipe)
+    _check_evaluation(recipe)
+    unet, noised = recipe.models.customizer.architecture == "unet", recipe.train.references == "noised"
+    if unet != noised:
+        raise ValueError(
+            f"train.references is {recipe.train.references}; with models.customizer {recipe.models.customizer.name} it "
+            f"must be {'noised' if unet else 'separate or joint'}"
+        )
+    if recipe.assets.eval_share > 0 and recipe.models.segmenter is None:
+        raise ValueError(
+            f"assets.eval_share is {recipe.assets.eval_share:g} and models.segmenter is not set; evaluation needs "
+            "one to find held-out objects in generated images; name one, or set assets.eval_share to 0"
+        )
+
+
+def _check_evaluation(recipe: "Recipe") -> None:
+    section, models = recipe.evaluate, recipe.models
+    if models.segmenter is not None and (models.segmenter.architecture == "sam") != (models.detector is not None):
+        raise ValueError(
+            f"models.segmenter has the architecture {models.segmenter.architecture} and models.detector is "
+            f"{'not set' if models.detector is None else models.detector.name}; SAM needs a detector, and only SAM "
+            "takes one"
+        )
+    if section.benchmark != "held_out":
+        _check_benchmark(recipe)
+    taken = sorted({"base", "copy", "ours", "plain"} & set(section.external))
+    if taken:
+        raise ValueError(f"evaluate.external names a row {taken[0]}, as the evaluation's own is called; rename it")
+    if "dino" in section.metrics and models.dino is None:
+        raise ValueError("evaluate.metrics names dino, and models.dino is not set; name the model there")
+    if section.text_metric == "tifa" and models.vqa is None:
+        raise ValueError("evaluate.text_metric is tifa, and models.vqa is not set; name the model there")
+    if section.text_metric == "tifa" and section.questions is None and models.writer is None:
+        raise ValueError(
+            "evaluate.text_metric is tifa, and nothing asks its questions; set evaluate.questions to a file, or "
+            "name a language model as models.writer"
+        )
+
+
+def _check_benchmark(recipe: "Recipe") -> None:
+    section = recipe.evaluate
+    if section.benchmark_folder is None:
+        raise ValueError(
+            f"evaluate.benchmark is {section.benchmark}, and evaluate.benchmark_folder is not set; download the "
+            "benchmark and name its folder there"
+        )
+    if recipe.models.segmenter is None:
+        raise ValueError(
+            f"evaluate.benchmark is {section.benchmark}, and models.segmenter is not set; name one (SAM with "
+            "models.detector) to find the objects in images"
+        )
+    if section.text_metric == "clip_facts":
+        raise ValueError(
+            f"evaluate.text_metric is clip_facts, and prompts of {section.benchmark} carry no facts; allowed: "
+            "tifa, clip_score"
+        )
+
+
+def _check_in_words(recipe: "Recipe") -> None:
+    if recipe.assets.source == "subjects" and recipe.prompts.writer == "grammar":
+        raise ValueError(
+            "prompts.writer is grammar, which does not know what the subjects look like; allowed: transformers, openai"
+        )
+    needed = {
+        "assets.eval_share": (recipe.assets.eval_share, 0.0, "nothing renders references of an object without mesh"),
+        "generate.depth": (recipe.generate.depth, False, "there is no mesh to render"),
+        "generate.warp": (recipe.generate.warp, "none", "there are no views to find correspondences in"),
+        "generate.msa_first_step": (recipe.generate.msa_first_step, "full", "its masks come from the first step"),
+    }
+    if recipe.generate.mask_words == "appearance" and not recipe.generate.appearance:
+        raise ValueError(
+            "generate.mask_words is appearance and generate.appearance is false; the model is not told the words "
+            "that the mask should come from"
+        )
+    for key, (value, allowed, why) in needed.items():
+        if value != allowed:
+            raise ValueError(
+                f"{key} is {str(value).lower()}; with objects that are described in words it must be "
+                f"{str(allowed).lower()}, since {why}"
+            )
+
+
+def _check_writer(recipe: "Recipe") -> None:
+    kind, model = recipe.prompts.writer, recipe.models.writer
+    if model is None:
+        raise ValueError(f"prompts.writer is {kind}, and models.writer is not set; name the language model there")
+    if (kind == "openai") != model.source.startswith("server:"):
+        wanted = "server:NAME" if kind == "openai" else "hub:OWNER/NAME or folder:PATH"
+        raise ValueError(
+            f"models.writer has the source {model.source!r}; with prompts.writer {kind} it must be {wanted}"
+        )
