@@ -86,7 +86,7 @@ def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
     registry = _read_yaml(CONFIGS / "models.yaml")
     if isinstance(values.get("models"), dict):
         values["models"] = {role: _model_entry(registry, path, role, entry) for role, entry in values["models"].items()}
-    return _validate(Recipe, values, str(path))
+    return validated(Recipe, values, str(path))
 
 
 def _model_entry(registry: dict[str, Any], path: Path, role: str, entry: Any) -> Any:
@@ -102,7 +102,7 @@ def _model_entry(registry: dict[str, Any], path: Path, role: str, entry: Any) ->
 
 def load_resolved(path: Path) -> Recipe:
     """A recipe written by `dump_recipe`: complete, with nothing left to look up."""
-    return _validate(Recipe, _read_yaml(path), str(path))
+    return validated(Recipe, _read_yaml(path), str(path))
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -114,16 +114,17 @@ def load_runtime(name: str | None = None) -> Runtime:
     """A runtime by path or name in configs/runtime/; else what SYNCD_RUNTIME holds (JSON); else `local`."""
     carried = os.environ.get(RUNTIME_VARIABLE)
     if name is None and carried:
-        return _validate(Runtime, yaml.safe_load(carried), RUNTIME_VARIABLE)
+        return validated(Runtime, yaml.safe_load(carried), RUNTIME_VARIABLE)
     name = name or "local"
     path = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / "runtime" / f"{name}.yaml"
     if not path.exists():
         known = ", ".join(sorted(item.stem for item in (CONFIGS / "runtime").glob("*.yaml")))
         raise ConfigError(f"runtime {name!r} is not known; known: {known}; or give the path of a .yaml file")
-    return _validate(Runtime, _read_yaml(path), str(path))
+    return validated(Runtime, _read_yaml(path), str(path))
 
 
-def _validate(kind: type[Kind], values: Any, origin: str) -> Kind:
+def validated(kind: type[Kind], values: Any, origin: str) -> Kind:
+    """`values` as that kind of section; ConfigError names each key with its value and what is allowed."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:

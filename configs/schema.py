@@ -261,6 +261,50 @@ ReferenceForm = Literal["separate", "joint"] | NoisedReferences
 """What a customization model is told of how references enter its attention."""
 
 
+class Guidance(Section):
+    """How the predictions of a customization model are combined at a denoising step (models/guidance.py)."""
+
+    form: Literal["normalised", "plain", "projected"] = Field(
+        "normalised",
+        description="normalised: thesis Eq. 5.4; plain: the same without normalising; projected: adaptive projected "
+        "guidance (Sadat et al. 2024)",
+    )
+    image_scale: Annotated[float, Field(ge=0, le=100)] = Field(1.0, description="s_I of Eq. 5.4, at the first step")
+    image_scale_rise: Annotated[float, Field(ge=-100, le=100)] = Field(
+        0.0, description="by how much s_I grows, linearly, from the first step to the last (thesis C.1.2)"
+    )
+    text_scale: Annotated[float, Field(ge=0, le=100)] = Field(
+        1.5, description="s_c of Eq. 5.4; without references the scale of plain text guidance"
+    )
+    text_scale_rise: Annotated[float, Field(ge=-100, le=100)] = Field(0.0, description="the same for s_c")
+    rescale: Share = Field(
+        0.0,
+        description="share of the guided prediction that is brought to the deviation of the one with references and "
+        "text (Lin et al. 2023, section 3.4)",
+    )
+    interval: tuple[Share, Share] = Field(
+        (0.0, 1.0),
+        description="noise levels, as a share of the highest, that are guided; elsewhere the prediction is the one "
+        "with references and text (Kynkaanniemi et al. 2024)",
+    )
+    parallel: Share = Field(
+        0.0, description="projected: share kept of the part along the predicted image, which is what saturates (eta)"
+    )
+    longest: Annotated[float, Field(ge=0, le=100)] = Field(
+        0.0, description="projected: limit of a guidance vector's norm per latent value, in predicted images; 0: none"
+    )
+
+    @model_validator(mode="after")
+    def _scales(self) -> "Guidance":
+        if not self.interval[0] < self.interval[1]:
+            raise ValueError(f"interval is {list(self.interval)}; allowed: two numbers from 0 to 1, the smaller first")
+        for name in ("image_scale", "text_scale"):
+            scale, rise = getattr(self, name), getattr(self, f"{name}_rise")
+            if scale + rise < 0:
+                raise ValueError(f"{name} {scale:g} falls below 0 with {name}_rise {rise:g}; let it fall by less")
+        return self
+
+
 Metric = Literal["clip_score", "clip_i", "dino", "dinov2_i", "copy_paste", "diversity"]
 
 
@@ -282,14 +326,11 @@ class Evaluate(Budget):
     references: Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1)] = (1, 3)
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     steps: Annotated[int, Field(ge=2, le=200)] = 30
-    guidance_scale: Annotated[float, Field(ge=0, le=50)] = 3.5
-    image_scale: Annotated[float, Field(ge=0, le=50)] = Field(1.0, description="s_I of Eq. 5.4")
-    image_scale_rise: Annotated[float, Field(ge=0, le=50)] = Field(
-        0.0,
-        description="by how much s_I grows, linearly, from the first step to the last",
-        exclude_if=lambda value: value == 0,
+    guidance_scale: Annotated[float, Field(ge=0, le=50)] = Field(3.5, description="embedded (distilled) guidance")
+    guidance: Guidance = Field(Guidance(), description="of the customization model; rows plain-N have its plain form")
+    property_image_scale: Annotated[float, Field(ge=0, le=100)] | None = Field(
+        None, description="s_I at the first step for prompts that change a property; none: that of all prompts"
     )
-    text_scale: Annotated[float, Field(ge=0, le=50)] = Field(1.5, description="s_c of Eq. 5.4")
     base_text_scale: Annotated[float, Field(ge=0, le=50)] = Field(
         1.5, description="text guidance of the base row, which has no image guidance beside it"
     )

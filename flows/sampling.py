@@ -9,9 +9,7 @@ from flows.worker import resolve_device
 SETTINGS = {
     "steps": "num_inference_steps",
     "guidance_scale": "guidance_scale",
-    "image_scale": "image_scale",
-    "image_scale_rise": "image_scale_rise",
-    "text_scale": "text_scale",
+    "guidance": "guidance",
 }
 """Fields of the recipe's evaluate section, and the arguments of tasks.sample.sample that they set."""
 

@@ -1,19 +1,19 @@
 """What every customization model takes and gives; a base model is one implementation of `Customizer`."""
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from configs.schema import ModelRef, ReferenceForm
-from models.guidance import DualGuidance, GuidanceSettings
+from configs.schema import Guidance, ModelRef, ReferenceForm
+from models.guidance import DualGuidance, Norms
 from models.registry import DTYPES, ModelError, locate
 
 LOADERS = {
@@ -63,14 +63,7 @@ class CustomizeSettings:
     steps: int = 30
     guidance_scale: float = 3.5
     """Embedded (distilled) guidance; a model without guidance embeddings ignores it."""
-    image_scale: float = 1.0
-    """s_I of thesis Eq. 5.4, at the first step."""
-    text_scale: float = 1.5
-    """s_c of thesis Eq. 5.4; without references the scale of plain text guidance."""
-    guidance: Literal["normalised", "plain"] = "normalised"
-    """normalised: Eq. 5.4; plain: the same without normalising the two guidance vectors."""
-    image_scale_rise: float = 0.0
-    """By how much s_I grows, linearly, from the first step to the last (thesis C.1.2)."""
+    guidance: Guidance = field(default_factory=Guidance)
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -78,26 +71,31 @@ class CustomizeSettings:
             ("width", 1, 8192),
             ("steps", 1, 1000),
             ("guidance_scale", 0, 100),
-            ("image_scale", 0, 100),
-            ("image_scale_rise", 0, 100),
-            ("text_scale", 0, 100),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name} is {value!r}; allowed: {low} to {high}")
-        if self.guidance not in ("normalised", "plain"):
-            raise ValueError(f"guidance is {self.guidance!r}; allowed: normalised, plain")
 
-    def dual_guidance(self) -> DualGuidance:
-        """What combines the predictions of one call."""
-        return DualGuidance(
-            GuidanceSettings(
-                form=self.guidance,
-                image_scale=self.image_scale,
-                image_scale_rise=self.image_scale_rise,
-                text_scale=self.text_scale,
-            )
-        )
+
+GuidanceTrace = dict[int, list[Norms]]
+"""Place of a request -> norms of its guidance vectors, step by step."""
+MakeBatch = Callable[[Sequence[CustomizeRequest], DualGuidance], Sequence[np.ndarray]]
+
+
+def generate_in_batches(
+    requests: Sequence[CustomizeRequest], guidance: Guidance, make: MakeBatch, trace: GuidanceTrace | None
+) -> list[np.ndarray]:
+    """Requests with and requests without references, each as one batch of `make`; fills `trace`."""
+    images: dict[int, np.ndarray] = {}
+    for with_references in (False, True):
+        places = [place for place, request in enumerate(requests) if bool(request.references) == with_references]
+        if not places:
+            continue
+        dual = DualGuidance(guidance)
+        images.update(zip(places, make([requests[place] for place in places], dual), strict=True))
+        if trace is not None:
+            trace.update(zip(places, dual.norms(), strict=False))
+    return [images[place] for place in range(len(requests))]
 
 
 @dataclass(frozen=True)
@@ -112,8 +110,16 @@ class TrainingBatch:
 class Customizer(Protocol):
     """A loaded text-to-image model with (after `add_adapter` or `load_adapter`) an adapter that reads references."""
 
-    def generate_many(self, requests: Sequence[CustomizeRequest], settings: CustomizeSettings) -> list[np.ndarray]:
-        """uint8 (height, width, 3) for every request, denoised as one batch; ValueError for what cannot be made."""
+    def generate_many(
+        self,
+        requests: Sequence[CustomizeRequest],
+        settings: CustomizeSettings,
+        trace: GuidanceTrace | None = None,
+    ) -> list[np.ndarray]:
+        """uint8 (height, width, 3) for every request, those with and those without references as one batch each.
+
+        `trace` is filled for requests with references. ValueError for what cannot be made.
+        """
 
     def without_adapter(self) -> AbstractContextManager[None]:
         """Inside, the model is the base model."""

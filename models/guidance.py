@@ -6,56 +6,13 @@ where samplers plug in: the form, its scales over the steps, and what keeps stro
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from diffusers.guiders.adaptive_projected_guidance import normalized_guidance
 from diffusers.guiders.guider_utils import rescale_noise_cfg
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class GuidanceSettings:
-    """How predictions are combined. Raises ValueError naming the value and what is allowed."""
-
-    form: Literal["normalised", "plain", "projected"] = "normalised"
-    """normalised: thesis Eq. 5.4; plain: the same without normalising; projected: adaptive projected guidance."""
-    image_scale: float = 1.0
-    """s_I."""
-    image_scale_rise: float = 0.0
-    """Added to s_I by the last step, in equal parts from the first on (thesis C.1.2: 5.0 for the U-Nets)."""
-    text_scale: float = 1.5
-    """s_c; without references the scale of plain text guidance."""
-    rescale: float = 0.0
-    """Share of the guided prediction that is brought to the deviation of f (Lin et al. 2023, section 3.4)."""
-    interval: tuple[float, float] = (0.0, 1.0)
-    """Noise levels, as a share of the highest, that are guided; elsewhere the prediction is f (Kynkaanniemi et al.
-    2024)."""
-    parallel: float = 0.0
-    """projected: the share kept of the part along the predicted image (eta of Sadat et al. 2024)."""
-    longest: float = 0.0
-    """projected: limit of a guidance vector's norm per latent value, in predicted images; 0: none."""
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("image_scale", 0, 100),
-            ("image_scale_rise", -100, 100),
-            ("text_scale", 0, 100),
-            ("rescale", 0, 1),
-            ("parallel", 0, 1),
-            ("longest", 0, 100),
-        ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ValueError(f"{name} is {value!r}; allowed: {low} to {high}")
-        if self.form not in FORMS:
-            raise ValueError(f"guidance is {self.form!r}; allowed: {', '.join(FORMS)}")
-        if not 0 <= self.interval[0] < self.interval[1] <= 1:
-            raise ValueError(f"interval is {self.interval!r}; allowed: two numbers from 0 to 1, the smaller first")
-        if self.image_scale + self.image_scale_rise < 0:
-            raise ValueError(
-                f"image_scale {self.image_scale:g} falls below 0 with image_scale_rise {self.image_scale_rise:g}"
-            )
+from configs.schema import Guidance
 
 
 @dataclass(frozen=True)
@@ -75,34 +32,47 @@ class Step:
 
 @dataclass(frozen=True)
 class Norms:
-    """Mean L2 norms over the batch of one step's guidance vectors, before any scaling."""
+    """L2 norms of the guidance vectors of one image at one step, before any scaling."""
 
-    step: int
     level: float
+    """Noise level as a share of the highest."""
     image: float
+    """|g_I|."""
     text: float
+    """|g_c|."""
 
 
 class DualGuidance:
-    """Combines u, r and f step by step; `trace` has the norms |g_I| and |g_c| of every guided step."""
+    """Combines u, r and f step by step, and keeps the norms |g_I| and |g_c| of every step."""
 
-    def __init__(self, settings: GuidanceSettings) -> None:
+    def __init__(self, settings: Guidance) -> None:
         self.settings = settings
-        self.trace: list[Norms] = []
+        self._seen: list[tuple[float, Tensor]] = []
 
-    def image_scale(self, step: Step) -> float:
-        """s_I at a step: linear from `image_scale` at the first to `image_scale + image_scale_rise` at the last."""
-        share = step.number / max(1, step.count - 1)
-        return self.settings.image_scale + share * self.settings.image_scale_rise
+    def scales(self, step: Step) -> tuple[float, float]:
+        """s_I and s_c at a step: each linear from its value at the first step to value and rise at the last."""
+        share, settings = step.number / max(1, step.count - 1), self.settings
+        return (
+            settings.image_scale + share * settings.image_scale_rise,
+            settings.text_scale + share * settings.text_scale_rise,
+        )
+
+    def norms(self) -> list[list[Norms]]:
+        """Of every image of the batch, step by step; empty for a model without references."""
+        if not self._seen:
+            return []
+        levels = [level for level, _ in self._seen]
+        values = torch.stack([norms for _, norms in self._seen], dim=1).tolist()
+        return [[Norms(level, *pair) for level, pair in zip(levels, own, strict=True)] for own in values]
 
     def __call__(self, step: Step, u: Tensor, r: Tensor, f: Tensor) -> Tensor:
         """The guided prediction, float (B, ...) as the three."""
-        image, text = (float(_norms(vector).mean()) for vector in (r - u, f - r))
-        self.trace.append(Norms(step.number, step.level, image, text))
+        # Kept on the device: reading them here would wait for it at every step.
+        self._seen.append((step.level, torch.stack([_norms(vector).flatten() for vector in (r - u, f - r)], dim=1)))
         low, high = self.settings.interval
         if not low <= step.level <= high:
             return f
-        scales = self.image_scale(step), self.settings.text_scale
+        scales = self.scales(step)
         if self.settings.form == "projected":
             guided = self._projected(step, u, r, f, *scales)
         else:
@@ -114,7 +84,7 @@ class DualGuidance:
         low, high = self.settings.interval
         if not low <= step.level <= high:
             return f
-        guided = text_guidance(r, f, self.settings.text_scale)
+        guided = text_guidance(r, f, self.scales(step)[1])
         return rescale_noise_cfg(guided, f, self.settings.rescale) if self.settings.rescale else guided
 
     def _projected(self, step: Step, u: Tensor, r: Tensor, f: Tensor, image_scale: float, text_scale: float) -> Tensor:

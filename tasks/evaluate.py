@@ -7,6 +7,7 @@ every row against all references of the object, so that the rows share one yards
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -16,15 +17,17 @@ from typing import Any, Literal
 
 import numpy as np
 
+from configs.schema import Evaluate, Guidance
 from data.ids import canonical_json, seed_for
 from data.images import encode_png
 from data.records import Prompt
 from data.shards import ShardIndex, ShardWriter, read_all, sha256_file, write_atomic
 from data.stage import ShardSpec, StageContext, chunk
-from models.customizer import Customizer, CustomizeRequest, CustomizeSettings
-from models.evaluation.files import as_csv, as_markdown, as_parquet
+from models.customizer import Customizer, CustomizeRequest, CustomizeSettings, GuidanceTrace
+from models.evaluation.files import as_csv, as_markdown, as_parquet, guidance_csv
 from models.evaluation.record import EvaluatedImage, EvaluationRecord, ImageMetrics
-from models.evaluation.tables import aggregate, differences
+from models.evaluation.tables import KINDS, aggregate, differences
+from models.guidance import Norms
 from models.training.record import CheckpointRecord
 from models.training.restore import restore
 from tasks.evaluation.asking import with_questions
@@ -34,6 +37,7 @@ from tasks.evaluation.scoring import Shot, backbones, score_images
 from tasks.evaluation.subjects import held_out, object_of
 
 BASE, COPY = "base", "copy"
+_, PROPERTY = KINDS
 HELD_OUT = "held_out"
 SUBJECTS = {
     HELD_OUT: "held-out objects",
@@ -103,8 +107,8 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     rows = {row.name: row for row in rows_of(section.references)}
     with _one_at_a_time:
         customizer, checkpoint = _restored(ctx)
-        images = {name: _generate(ctx, customizer, row, shots) for name, row in rows.items()}
-    images |= external
+        made = {name: _generate(ctx, customizer, row, shots) for name, row in rows.items()}
+    images = {name: own for name, (own, _) in made.items()} | external
     scores = score_images(ctx, shots, images)
     for subject in dict.fromkeys(shot.subject for shot in shots):
         files = {f"ref.{place}.png": encode_png(image) for place, image in enumerate(subject.references)}
@@ -112,7 +116,8 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
         for name in images:
             for place, shot in enumerate(shots):
                 if shot.subject is subject:
-                    evaluated.append(_evaluated(name, rows.get(name), shot, scores[name][place]))
+                    norms = made[name][1].get(place, []) if name in made else []
+                    evaluated.append(_evaluated(name, rows.get(name), shot, scores[name][place], norms))
                     files[f"{evaluated[-1].name}.png"] = encode_png(images[name][place])
         record = EvaluationRecord(
             object_id=subject.id,
@@ -145,42 +150,54 @@ def _restored_once(folder: Path, _index_sha256: str, device: str, dtype: str) ->
     return restore(folder, device, dtype)
 
 
-def _generate(ctx: StageContext, customizer: Customizer, row: Row, shots: Sequence[Shot]) -> list[np.ndarray]:
+def _generate(
+    ctx: StageContext, customizer: Customizer, row: Row, shots: Sequence[Shot]
+) -> tuple[list[np.ndarray], GuidanceTrace]:
+    """The images of a row, and the norms of their guidance vectors by place."""
     if row.name == COPY:
-        return [shot.subject.references[0] for shot in shots]
+        return [shot.subject.references[0] for shot in shots], {}
     section = ctx.recipe.evaluate
     height, width = shots[0].subject.references[0].shape[:2]
-    settings = CustomizeSettings(
-        height=height,
-        width=width,
-        steps=section.steps,
-        guidance_scale=section.guidance_scale,
-        image_scale=section.image_scale,
-        image_scale_rise=section.image_scale_rise,
-        text_scale=section.text_scale if row.adapted else section.base_text_scale,
-        guidance=row.guidance,
+    images: dict[int, np.ndarray] = {}
+    norms: GuidanceTrace = {}
+    by_guidance: dict[Guidance, list[int]] = {}
+    for place, shot in enumerate(shots):
+        by_guidance.setdefault(guidance_of(section, row, shot.subject.prompts[shot.prompt].kind), []).append(place)
+    for guidance, places in by_guidance.items():
+        settings = CustomizeSettings(height, width, section.steps, section.guidance_scale, guidance)
+        for start in range(0, len(places), section.batch_images):
+            part = places[start : start + section.batch_images]
+            requests = [_request(row, shots[place]) for place in part]
+            seen: GuidanceTrace = {}
+            with nullcontext() if row.adapted else customizer.without_adapter():
+                images.update(zip(part, customizer.generate_many(requests, settings, seen), strict=True))
+            norms.update({part[place]: own for place, own in seen.items()})
+    return [images[place] for place in range(len(shots))], norms
+
+
+def guidance_of(section: Evaluate, row: Row, kind: str) -> Guidance:
+    """The recipe's guidance in the row's form; prompts that change a property may have an s_I of their own."""
+    changes: dict[str, Any] = {}
+    if row.guidance == "plain":
+        changes["form"] = "plain"
+    if not row.adapted:
+        changes |= {"text_scale": section.base_text_scale, "text_scale_rise": 0.0}
+    elif kind == PROPERTY and section.property_image_scale is not None:
+        changes["image_scale"] = section.property_image_scale
+    return section.guidance.model_copy(update=changes)
+
+
+def _request(row: Row, shot: Shot) -> CustomizeRequest:
+    subject = shot.subject
+    return CustomizeRequest(
+        subject.prompts[shot.prompt].text,
+        shot.noise_seed,
+        subject.references[: row.references],
+        subject.masks[: row.references],
     )
-    requests = [
-        CustomizeRequest(
-            shot.subject.prompts[shot.prompt].text,
-            shot.noise_seed,
-            shot.subject.references[: row.references],
-            shot.subject.masks[: row.references],
-        )
-        for shot in shots
-    ]
-    images: list[np.ndarray] = []
-    for start in range(0, len(requests), section.batch_images):
-        part = requests[start : start + section.batch_images]
-        if row.adapted:
-            images += customizer.generate_many(part, settings)
-        else:
-            with customizer.without_adapter():
-                images += customizer.generate_many(part, settings)
-    return images
 
 
-def _evaluated(name: str, row: Row | None, shot: Shot, metrics: ImageMetrics) -> EvaluatedImage:
+def _evaluated(name: str, row: Row | None, shot: Shot, metrics: ImageMetrics, norms: Sequence[Norms]) -> EvaluatedImage:
     """`row` is None for images that were made elsewhere."""
     prompt: Prompt = shot.subject.prompts[shot.prompt]
     return EvaluatedImage(
@@ -191,16 +208,19 @@ def _evaluated(name: str, row: Row | None, shot: Shot, metrics: ImageMetrics) ->
         seed=shot.seed,
         noise_seed=shot.noise_seed if row else None,
         references=row.references if row else None,
+        guidance_norms=[(round(own.level, 4), round(own.image, 4), round(own.text, 4)) for own in norms],
         **metrics.model_dump(),
     )
 
 
 def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, Any]:
-    """Writes metrics.json, table.csv, table.md and images.parquet (every image's scores)."""
+    """Writes metrics.json, table.csv, table.md, images.parquet (every image's scores) and guidance.csv (norms)."""
     section, customizer = ctx.recipe.evaluate, ctx.recipe.models.customizer
     records = [EvaluationRecord.model_validate(sample.record) for sample in read_all(out_dir, index)]
     scores = [
-        {"object": record.object_id, **image.model_dump(mode="json")} for record in records for image in record.images
+        {"object": record.object_id, **image.model_dump(mode="json", exclude={"guidance_norms"})}
+        for record in records
+        for image in record.images
     ]
     table = aggregate(scores, [*(row.name for row in rows_of(section.references)), *sorted(section.external)])
     gaps = differences(scores, pairs_of(section.references, sorted(section.external)))
@@ -209,6 +229,8 @@ def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, A
     if customizer.source.startswith("miniature:"):
         title += " (miniature)"
     write_atomic(out_dir / "images.parquet", as_parquet(scores, models))
+    norms = guidance_csv(image for record in records for image in record.images)
+    write_atomic(out_dir / "guidance.csv", norms.encode())
     write_atomic(out_dir / "table.csv", as_csv(table, models).encode())
     write_atomic(out_dir / "table.md", as_markdown(table, gaps, models, title).encode())
     whole = {"rows": table, "differences": gaps, "backbones": models, "subjects": SUBJECTS[section.benchmark]}

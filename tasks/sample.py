@@ -6,16 +6,17 @@ image = pipeline("a striped mug on a beach", references=["mug.png"], seed=3).ima
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from configs.schema import ModelRef
+from configs.load import ConfigError, validated
+from configs.schema import Guidance, ModelRef
 from data.shards import sha256_file
 from models import registry
 from models.customizer import Customizer, CustomizeRequest, CustomizeSettings
@@ -74,10 +75,7 @@ class CustomizationPipeline:
         num_images_per_prompt: int = 1,
         num_inference_steps: int = 30,
         guidance_scale: float = 3.5,
-        image_scale: float = 1.0,
-        image_scale_rise: float = 0.0,
-        text_scale: float = 1.5,
-        guidance: Literal["normalised", "plain"] = "normalised",
+        guidance: Guidance | Mapping[str, Any] | None = None,
         height: int | None = None,
         width: int | None = None,
     ) -> CustomizationOutput:
@@ -85,7 +83,8 @@ class CustomizationPipeline:
 
         References: any number, paths, PIL images or uint8 (H, W, 3). Each is cut to its middle square, or with `masks`
         (one per reference, non-zero on the object) to a square around the object, and resized to the training
-        resolution. Height and width default to it. Raises ValueError for what cannot be used, or if the model needs
+        resolution. Height and width default to it. `guidance` combines the predictions: a `Guidance`, or some of its
+        fields, for example {"image_scale": 2.0}. Raises ValueError for what cannot be used, or if the model needs
         masks and there are neither these nor a segmenter; FileNotFoundError for a missing file.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
@@ -102,10 +101,7 @@ class CustomizationPipeline:
             width=width or self.record.width,
             steps=num_inference_steps,
             guidance_scale=guidance_scale,
-            image_scale=image_scale,
-            image_scale_rise=image_scale_rise,
-            text_scale=text_scale,
-            guidance=guidance,
+            guidance=guidance if isinstance(guidance, Guidance) else _guidance(guidance or {}),
         )
         images = tuple(image for image, _ in cut)
         found = tuple(mask for _, mask in cut) if masks is not None else self._masks(images)
@@ -139,7 +135,7 @@ class CustomizationPipeline:
             **masks,
             "prompt": request.prompt,
             "seed": request.seed,
-            "settings": asdict(settings),
+            "settings": {**asdict(settings), "guidance": settings.guidance.model_dump(mode="json")},
             "references_sha256": [hashlib.sha256(image.tobytes()).hexdigest() for image in request.references],
             "references_form": self.record.references,
             "checkpoint_sha256": self.checkpoint_sha256,
@@ -149,6 +145,13 @@ class CustomizationPipeline:
             "base_model": f"{base.name}@{base.revision}",
             "base_model_licence": base.licence,
         }
+
+
+def _guidance(fields: Mapping[str, Any]) -> Guidance:
+    try:
+        return validated(Guidance, fields, "guidance")
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
 
 
 def prepare_reference(

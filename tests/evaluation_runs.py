@@ -32,7 +32,7 @@ def small_recipe(root: Path) -> Recipe:
         "segmenter": tiny_models.ref_of(tiny_models.segmenter_folder(root / "segmenter"), "segformer"),
     }
     whole = load_recipe("miniature", ("train.steps=3", "train.batch=2", "train.lora_rank=4", "train.learning_rate=0.5"))
-    section = {"objects": 0, "references": (1, 3), "seeds": (0, 1), "steps": 2, "shard_size": 1, "text_scale": 3.0}
+    section = {"objects": 0, "references": (1, 3), "seeds": (0, 1), "steps": 2, "shard_size": 1}
     return whole.model_copy(
         update={
             "models": whole.models.model_copy(update=refs),

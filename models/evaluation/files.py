@@ -7,13 +7,14 @@ and in the metadata of the Parquet file's columns.
 import csv
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.evaluation.record import METRICS
+from models.evaluation.record import METRICS, EvaluatedImage
 from models.evaluation.tables import ALL, KINDS, Scores
 
 Table = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -35,6 +36,21 @@ def as_csv(table: Table, backbones: Backbones) -> str:
                 numbers = ["" if cell[metric][spread] is None else cell[metric][spread] for spread in SPREADS]
                 counts = [cell["objects"], cell["images"], backbones.get(metric, "")]
                 writer.writerow([row, kind, metric, *numbers, *counts])
+    return out.getvalue()
+
+
+def guidance_csv(images: Iterable[EvaluatedImage]) -> str:
+    """One line per row, kind and step: mean norms |g_I| and |g_c| of the images' guidance vectors, before scaling."""
+    seen: dict[tuple[str, str], list[list[tuple[float, float, float]]]] = {}
+    for image in images:
+        if image.guidance_norms:
+            seen.setdefault((image.row, image.kind), []).append(image.guidance_norms)
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["row", "kind", "step", "level", "image_norm", "text_norm", "images"])
+    for (row, kind), norms in seen.items():
+        for step, (level, image, text) in enumerate(np.mean(norms, axis=0)):
+            writer.writerow([row, kind, step, round(level, 4), round(image, 4), round(text, 4), len(norms)])
     return out.getvalue()
 
 

@@ -14,12 +14,19 @@ from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
 
 from models import lora
-from models.customizer import CustomizeRequest, CustomizeSettings, Features, TrainingBatch
+from models.customizer import (
+    CustomizeRequest,
+    CustomizeSettings,
+    Features,
+    GuidanceTrace,
+    TrainingBatch,
+    generate_in_batches,
+)
 from models.flux.layout import image_ids, pack, text_ids
 from models.flux.model import FluxModel, TextEmbeddings
 from models.flux.reference import Reference, ReferenceKeys, install, reference_keys, row_offsets
 from models.flux.sampling import denoise, resolution_shift, schedule
-from models.guidance import Step
+from models.guidance import DualGuidance, Step
 from models.latents import initial_noise
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
@@ -192,19 +199,24 @@ class FluxCustomizer(FluxModel):
         wanted = (noise - clean).to(self.device)
         return (predicted.float() - wanted).square().mean(dim=(1, 2))
 
-    def generate_many(self, requests: Sequence[CustomizeRequest], settings: CustomizeSettings) -> list[np.ndarray]:
+    def generate_many(
+        self,
+        requests: Sequence[CustomizeRequest],
+        settings: CustomizeSettings,
+        trace: GuidanceTrace | None = None,
+    ) -> list[np.ndarray]:
         """uint8 (height, width, 3) for every request; those with and those without references as one batch each."""
         self.check_prompts([request.prompt for request in requests])
-        images: dict[int, np.ndarray] = {}
-        for with_references in (False, True):
-            places = [place for place, request in enumerate(requests) if bool(request.references) == with_references]
-            if places:
-                tokens = self.sample([requests[place] for place in places], settings)
-                images.update(zip(places, self.decode(tokens, settings.height, settings.width), strict=True))
-        return [images[place] for place in range(len(requests))]
+
+        def make(part: Sequence[CustomizeRequest], guidance: DualGuidance) -> np.ndarray:
+            return self.decode(self.sample(part, settings, guidance), settings.height, settings.width)
+
+        return generate_in_batches(requests, settings.guidance, make, trace)
 
     @torch.no_grad()
-    def sample(self, requests: Sequence[CustomizeRequest], settings: CustomizeSettings) -> Tensor:
+    def sample(
+        self, requests: Sequence[CustomizeRequest], settings: CustomizeSettings, guidance: DualGuidance
+    ) -> Tensor:
         """Clean latent tokens (B, N, 4C) float32 of requests that all have references or all have none.
 
         ValueError if image sides are not whole tokens. Keys and values of references are computed once; images of a
@@ -219,7 +231,6 @@ class FluxCustomizer(FluxModel):
         empty = TextEmbeddings(blank.sequence.expand(batch, -1, -1), blank.pooled.expand(batch, -1))
         both = TextEmbeddings(torch.cat([empty.sequence, text.sequence]), torch.cat([empty.pooled, text.pooled]))
         references = self._references_of(requests, grid)
-        guidance = settings.dual_guidance()
 
         def velocity(number: int, sigma: float, tokens: Tensor) -> Tensor:
             step = Step(number, settings.steps, sigma, tokens, (1.0, -sigma))

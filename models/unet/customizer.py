@@ -12,8 +12,15 @@ from torch import Tensor, nn
 
 from configs.schema import NoisedReferences
 from models import latents, lora
-from models.customizer import CustomizeRequest, CustomizeSettings, Features, TrainingBatch
-from models.guidance import Step
+from models.customizer import (
+    CustomizeRequest,
+    CustomizeSettings,
+    Features,
+    GuidanceTrace,
+    TrainingBatch,
+    generate_in_batches,
+)
+from models.guidance import DualGuidance, Step
 from models.masks import token_masks
 from models.unet import adapter
 from models.unet.ip_adapter import set_scale
@@ -207,19 +214,24 @@ class UNetCustomizer(UNetModel):
         wanted = self.levels.velocity(clean, noise, timesteps).to(self.device)
         return (predicted.float() - wanted).square().mean(dim=(1, 2, 3))
 
-    def generate_many(self, requests: Sequence[CustomizeRequest], settings: CustomizeSettings) -> list[np.ndarray]:
+    def generate_many(
+        self,
+        requests: Sequence[CustomizeRequest],
+        settings: CustomizeSettings,
+        trace: GuidanceTrace | None = None,
+    ) -> list[np.ndarray]:
         """uint8 (height, width, 3) for every request; those with and those without references as one batch each."""
         self.check_prompts([request.prompt for request in requests])
-        images: dict[int, np.ndarray] = {}
-        for with_references in (False, True):
-            places = [place for place, own in enumerate(requests) if bool(own.references) == with_references]
-            if places:
-                clean = self.sample([requests[place] for place in places], settings)
-                images.update(zip(places, latents.decode(self.vae, clean), strict=True))
-        return [images[place] for place in range(len(requests))]
+
+        def make(part: Sequence[CustomizeRequest], guidance: DualGuidance) -> np.ndarray:
+            return latents.decode(self.vae, self.sample(part, settings, guidance))
+
+        return generate_in_batches(requests, settings.guidance, make, trace)
 
     @torch.no_grad()
-    def sample(self, requests: Sequence[CustomizeRequest], settings: CustomizeSettings) -> Tensor:
+    def sample(
+        self, requests: Sequence[CustomizeRequest], settings: CustomizeSettings, guidance: DualGuidance
+    ) -> Tensor:
         """Clean latents (B, C, h, w) float32 of requests that all have references or all have none.
 
         Everything random of a request comes from its seed, in this order: its noise, the reference that is the global
@@ -231,7 +243,6 @@ class UNetCustomizer(UNetModel):
         text = self.encode_prompts([request.prompt for request in requests])
         empty, batch = self._no_text.expand(len(requests)), len(requests)
         nothing, both = self.image_tokens([None] * batch), TextEmbeddings.joined([empty, text])
-        guidance = settings.dual_guidance()
         features = self._features_of(requests)
         references = [[self.reference(one) for one in own] for own in features]
         chosen = [

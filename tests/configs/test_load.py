@@ -111,9 +111,8 @@ def test_what_only_unets_have_is_written_for_them_alone() -> None:
         load_recipe("miniature").model_dump(mode="json"),
         load_recipe("miniature-unet").model_dump(mode="json"),
     )
-    assert "noised" not in plain["train"] and "image_scale_rise" not in plain["evaluate"]
+    assert "noised" not in plain["train"]
     assert unet["train"]["noised"] == {"mask": True, "mask_dilation": 3, "ip_adapter_scale": 0.6}
-    assert unet["evaluate"]["image_scale_rise"] == 1.0
 
 
 def test_two_mistakes_are_both_named() -> None:

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 import torch
 
+from configs.load import ConfigError, validated
+from configs.schema import Guidance
 from models.guidance import (
     FORMS,
     DualGuidance,
-    GuidanceSettings,
     Step,
     normalised_dual_guidance,
     plain_dual_guidance,
@@ -112,26 +113,28 @@ def step_at(number: int, count: int = 11, level: float = 0.5, like: torch.Tensor
 @pytest.mark.parametrize("form", ["normalised", "plain"])
 def test_every_form_is_called_with_the_scales_of_its_step(form: str) -> None:
     u, r, f = predictions(8)
-    guidance = DualGuidance(GuidanceSettings(form, image_scale=2.0, image_scale_rise=5.0, text_scale=1.5))
-    for number, scale in ((0, 2.0), (5, 4.5), (10, 7.0)):
-        torch.testing.assert_close(guidance(step_at(number), u, r, f), FORMS[form](u, r, f, scale, 1.5))
-    assert guidance.image_scale(step_at(0, count=1)) == 2.0
+    scales = {"image_scale": 2.0, "image_scale_rise": 5.0, "text_scale": 1.5, "text_scale_rise": -1.0}
+    guidance = DualGuidance(Guidance(form=form, **scales))
+    for number, image, text in ((0, 2.0, 1.5), (5, 4.5, 1.0), (10, 7.0, 0.5)):
+        torch.testing.assert_close(guidance(step_at(number), u, r, f), FORMS[form](u, r, f, image, text))
+    assert guidance.scales(step_at(0, count=1)) == (2.0, 1.5)
 
 
 def test_the_trace_has_the_norms_before_any_scaling() -> None:
     u, r, f = predictions(9)
-    guidance = DualGuidance(GuidanceSettings(image_scale=9.0, interval=(0.4, 0.6)))
+    guidance = DualGuidance(Guidance(image_scale=9.0, interval=(0.4, 0.6)))
     guidance(step_at(0, level=0.9), u, r, f)
     guidance(step_at(1, level=0.5), r, r, f)
-    assert [(row.step, row.level) for row in guidance.trace] == [(0, 0.9), (1, 0.5)]
-    assert guidance.trace[0].image == pytest.approx(float((r - u).flatten(1).norm(dim=1).mean()))
-    assert guidance.trace[0].text == pytest.approx(float((f - r).flatten(1).norm(dim=1).mean()))
-    assert guidance.trace[1].image == 0
+    for place, (first, second) in enumerate(guidance.norms()):
+        assert (first.level, second.level) == (0.9, 0.5)
+        assert first.image == pytest.approx(float((r - u)[place].norm()))
+        assert first.text == pytest.approx(float((f - r)[place].norm()))
+        assert second.image == 0
 
 
 def test_outside_the_interval_the_prediction_is_the_conditional_one() -> None:
     u, r, f = predictions(10)
-    guidance = DualGuidance(GuidanceSettings(interval=(0.2, 0.8)))
+    guidance = DualGuidance(Guidance(interval=(0.2, 0.8)))
     for level in (0.1, 0.9):
         assert guidance(step_at(1, level=level), u, r, f) is f
         assert guidance.text_only(step_at(1, level=level), r, f) is f
@@ -141,9 +144,9 @@ def test_outside_the_interval_the_prediction_is_the_conditional_one() -> None:
 
 def test_rescaling_brings_back_the_deviation_of_the_conditional_prediction() -> None:
     u, r, f = predictions(11)
-    plain = DualGuidance(GuidanceSettings("plain", image_scale=6.0))(step_at(0), u, r, f)
-    whole = DualGuidance(GuidanceSettings("plain", image_scale=6.0, rescale=1.0))(step_at(0), u, r, f)
-    half = DualGuidance(GuidanceSettings("plain", image_scale=6.0, rescale=0.5))(step_at(0), u, r, f)
+    plain = DualGuidance(Guidance(form="plain", image_scale=6.0))(step_at(0), u, r, f)
+    whole = DualGuidance(Guidance(form="plain", image_scale=6.0, rescale=1.0))(step_at(0), u, r, f)
+    half = DualGuidance(Guidance(form="plain", image_scale=6.0, rescale=0.5))(step_at(0), u, r, f)
     assert (plain.flatten(1).std(dim=1) > 2 * f.flatten(1).std(dim=1)).all()
     torch.testing.assert_close(whole.flatten(1).std(dim=1), f.flatten(1).std(dim=1))
     torch.testing.assert_close(half, (plain + whole) / 2)
@@ -169,24 +172,25 @@ def test_a_projected_vector_is_no_longer_than_allowed() -> None:
 def test_projected_guidance_works_on_the_images_that_predictions_stand_for() -> None:
     u, r, f = predictions(14)
     step = step_at(3, level=0.7, like=u)
-    guided = DualGuidance(GuidanceSettings("projected", image_scale=2.0, parallel=0.3))(step, u, r, f)
+    guided = DualGuidance(Guidance(form="projected", image_scale=2.0, parallel=0.3))(step, u, r, f)
     images = [step.noisy - 0.7 * prediction for prediction in (u, r, f)]
     expected = (step.noisy - projected_dual_guidance(*images, 2.0, 1.5, 0.3, 0.0)) / 0.7
     torch.testing.assert_close(guided, expected)
-    same = DualGuidance(GuidanceSettings("projected", image_scale=2.0, parallel=1.0))(step, u, r, f)
+    same = DualGuidance(Guidance(form="projected", image_scale=2.0, parallel=1.0))(step, u, r, f)
     torch.testing.assert_close(same, plain_dual_guidance(u, r, f, 2.0, 1.5), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"form": "strong"}, "guidance is 'strong'; allowed: normalised, plain, projected"),
-        ({"image_scale": -1.0}, "image_scale is -1.0; allowed: 0 to 100"),
-        ({"rescale": 1.5}, "rescale is 1.5; allowed: 0 to 1"),
+        ({"form": "strong"}, "form is 'strong'; allowed: normalised, plain, projected"),
+        ({"image_scale": -1.0}, "image_scale is -1.0; allowed: numbers at least 0 and at most 100"),
+        ({"rescale": 1.5}, "rescale is 1.5; allowed: numbers at least 0 and at most 1"),
         ({"interval": (0.6, 0.4)}, "interval is .*the smaller first"),
-        ({"image_scale": 1.0, "image_scale_rise": -3.0}, "falls below 0"),
+        ({"image_scale": 1.0, "image_scale_rise": -3.0}, "image_scale 1 falls below 0 with image_scale_rise -3"),
+        ({"strength": 1.0}, "strength is not a known key"),
     ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        GuidanceSettings(**wrong)
+    with pytest.raises(ConfigError, match=message):
+        validated(Guidance, wrong, "guidance")

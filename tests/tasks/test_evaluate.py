@@ -1,3 +1,4 @@
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -77,9 +78,10 @@ def test_rows_are_the_model_with_what_their_names_say(recipe: Recipe, make_works
         ("plain-1", adapted, 1, "plain"),
         ("plain-3", adapted, 3, "plain"),
     ):
-        scale = section.base_text_scale if row == "base" else section.text_scale
+        scale = section.base_text_scale if row == "base" else section.guidance.text_scale
+        changes = {"form": guidance, "text_scale": scale}
         settings = CustomizeSettings(
-            SIDE, SIDE, section.steps, section.guidance_scale, section.image_scale, scale, guidance
+            SIDE, SIDE, section.steps, section.guidance_scale, section.guidance.model_copy(update=changes)
         )
         request = CustomizeRequest("a blue mug", shot.noise_seed, references[:count])
         expected = model.generate_many([request], settings)[0]
@@ -198,3 +200,30 @@ def test_equal_runs_give_equal_bytes(recipe: Recipe, make_workspace: Workspace) 
         folder = workspace / "artifacts" / "evaluate"
         digests.append({path.name: sha256_file(path) for path in sorted(folder.iterdir())})
     assert digests[0] == digests[1]
+
+
+def test_prompts_that_change_a_property_may_start_from_another_image_scale(recipe: Recipe) -> None:
+    guidance = recipe.evaluate.guidance.model_copy(update={"image_scale": 8.0, "image_scale_rise": 5.0})
+    section = recipe.evaluate.model_copy(update={"guidance": guidance, "property_image_scale": 6.0})
+    rows = {row.name: row for row in evaluate.rows_of((1,))}
+    scales = {
+        (name, kind): evaluate.guidance_of(section, row, kind).image_scale
+        for name, row in rows.items()
+        for kind in ("background", "property")
+    }
+    assert scales["ours-1", "background"] == scales["plain-1", "background"] == 8.0
+    assert scales["ours-1", "property"] == scales["plain-1", "property"] == 6.0
+    assert evaluate.guidance_of(section, rows["plain-1"], "property").form == "plain"
+
+
+def test_guidance_norms_of_every_step_are_published(recipe: Recipe, make_workspace: Workspace) -> None:
+    workspace = make_workspace([rendered("mug-a", 1)], [prompts_of("mug-a")])
+    records, _, _ = evaluated(workspace, recipe)
+    with (workspace / "artifacts" / "evaluate" / "guidance.csv").open() as stream:
+        lines = list(csv.DictReader(stream))
+    assert {line["row"] for line in lines} == {"ours-1", "ours-3", "plain-1", "plain-3"}
+    own = [image for image in records["mug-a"].images if image.row == "ours-1" and image.kind == "background"]
+    for line in (line for line in lines if (line["row"], line["kind"]) == ("ours-1", "background")):
+        at_step = [image.guidance_norms[int(line["step"])] for image in own]
+        assert float(line["text_norm"]) == pytest.approx(np.mean([text for _, _, text in at_step]), abs=1e-3)
+        assert float(line["text_norm"]) > 0 and int(line["images"]) == len(own)

@@ -54,7 +54,7 @@ def test_is_called_like_a_pipeline_and_depends_on_references_seed_and_prompt(che
         image(references=(picture(2),)),
         image(references=(picture(1), picture(2))),
         image(references=()),
-        image(guidance="plain", image_scale=4.0),
+        image(guidance={"form": "plain", "image_scale": 4.0}),
     ):
         assert not np.array_equal(image(), other)
     assert image(height=24, width=8).shape == (24, 8, 3)

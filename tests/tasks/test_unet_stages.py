@@ -114,10 +114,14 @@ def test_masks_are_found_by_the_segmenter_where_none_are_given(
     mask[2:14, 3:12] = True
     pipeline = CustomizationPipeline.from_checkpoint(checkpoint, segmenter=recipe.models.segmenter)
     monkeypatch.setattr(pipeline.segmenter, "masks", lambda images: [mask for _ in images])
-    found = pipeline("a red mug", [picture], num_inference_steps=2, image_scale=2.0, image_scale_rise=1.0)
+    found = pipeline(
+        "a red mug", [picture], num_inference_steps=2, guidance={"image_scale": 2.0, "image_scale_rise": 1.0}
+    )
     assert found.provenance[0]["masks_sha256"] == [hashlib.sha256(mask.tobytes()).hexdigest()]
     monkeypatch.setattr(pipeline.segmenter, "masks", lambda images: [~mask for _ in images])
-    other = pipeline("a red mug", [picture], num_inference_steps=2, image_scale=2.0, image_scale_rise=1.0)
+    other = pipeline(
+        "a red mug", [picture], num_inference_steps=2, guidance={"image_scale": 2.0, "image_scale_rise": 1.0}
+    )
     assert not np.array_equal(np.asarray(found.images[0]), np.asarray(other.images[0])), "the mask matters"
     monkeypatch.setattr(pipeline.segmenter, "masks", lambda images: [mask & ~mask for _ in images])
     with pytest.raises(ValueError, match="reference 1: the segmenter finds no object; give its mask"):

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from configs.schema import Guidance
 from models.customizer import CustomizeRequest, CustomizeSettings, TrainingBatch
 from models.flux.customizer import FluxCustomizer, training_sigmas
 from models.flux.model import TextEmbeddings
-from models.guidance import normalised_dual_guidance
+from models.guidance import DualGuidance, normalised_dual_guidance
 
 torch.set_num_threads(1)
 SIDE = 16
-SETTINGS = CustomizeSettings(height=SIDE, width=SIDE, steps=3, image_scale=1.2, text_scale=1.6)
+STRONG = Guidance(form="plain", image_scale=5.0, text_scale=1.6)
+SETTINGS = CustomizeSettings(height=SIDE, width=SIDE, steps=3, guidance=Guidance(image_scale=1.2, text_scale=1.6))
 Folder = Callable[[bool, bool], Path]
 
 
@@ -173,7 +175,7 @@ def naive_sample(customizer: FluxCustomizer, request: CustomizeRequest, settings
 
     for sigma, following in pairwise(levels):
         u, r, f = predict(sigma, blank, False), predict(sigma, blank, True), predict(sigma, text, True)
-        v = normalised_dual_guidance(u, r, f, settings.image_scale, settings.text_scale)
+        v = normalised_dual_guidance(u, r, f, settings.guidance.image_scale, settings.guidance.text_scale)
         tokens = tokens + (following - sigma) * v
     return tokens
 
@@ -190,7 +192,7 @@ def test_sampling_with_kept_references_equals_computing_them_at_every_step(
         CustomizeRequest("a blue mug on the beach", 4, (shared, picture(11))),
         CustomizeRequest("a mug", 5, (shared,)),
     ]
-    together = customizer.sample(requests, SETTINGS)
+    together = customizer.sample(requests, SETTINGS, DualGuidance(SETTINGS.guidance))
     for row, request in enumerate(requests):
         expected = naive_sample(customizer, request, SETTINGS)[0]
         torch.testing.assert_close(together[row], expected, rtol=1e-3, atol=1e-4)
@@ -207,7 +209,9 @@ def test_the_separate_form_reads_references_once_for_all_steps(
         return forward(**kwargs)
 
     monkeypatch.setattr(customizer.transformer, "forward", spy)
-    customizer.sample([CustomizeRequest("a mug", 0, (picture(10), picture(11)))], SETTINGS)
+    customizer.sample(
+        [CustomizeRequest("a mug", 0, (picture(10), picture(11)))], SETTINGS, DualGuidance(SETTINGS.guidance)
+    )
     assert lengths.count(0) == 1
     assert len(lengths) == 1 + 2 * SETTINGS.steps
 
@@ -218,7 +222,7 @@ def test_without_references_and_adapter_it_is_plain_text_guidance_of_the_base(cu
     with_strong_adapter(customizer)
     adapted = customizer.generate_many([request], SETTINGS)[0]
     with customizer.without_adapter():
-        base = customizer.generate_many([request], replace(SETTINGS, guidance="plain", image_scale=5.0))[0]
+        base = customizer.generate_many([request], replace(SETTINGS, guidance=STRONG))[0]
     np.testing.assert_array_equal(base, plain)
     assert not np.array_equal(adapted, plain)
 
@@ -239,7 +243,7 @@ def test_one_call_serves_any_number_of_references_of_any_size(customizer: FluxCu
 def test_the_joint_form_refuses_a_batch_of_unequal_sizes(customizer: FluxCustomizer) -> None:
     customizer.references = "joint"
     with pytest.raises(ValueError, match="reference 0 has 3 x 3 tokens in one sample of the batch and 2 x 2 in"):
-        customizer.sample(
+        customizer.generate_many(
             [CustomizeRequest("a mug", 1, (picture(1),)), CustomizeRequest("a mug", 1, (picture(1, 24),))], SETTINGS
         )
 
@@ -248,8 +252,7 @@ def test_the_joint_form_refuses_a_batch_of_unequal_sizes(customizer: FluxCustomi
     ("change", "message"),
     [
         ({"steps": 0}, "steps is 0; allowed: 1 to 1000"),
-        ({"image_scale": -1}, "image_scale is -1; allowed: 0 to 100"),
-        ({"guidance": "strong"}, "guidance is 'strong'; allowed: normalised, plain"),
+        ({"guidance_scale": -1}, "guidance_scale is -1; allowed: 0 to 100"),
     ],
 )
 def test_impossible_settings_are_refused(change: dict[str, Any], message: str) -> None:

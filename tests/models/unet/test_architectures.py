@@ -76,5 +76,9 @@ def test_the_recipes_are_those_of_the_thesis(name: str) -> None:
     train, evaluate = recipe.train, recipe.evaluate
     assert (train.lora_rank, train.batch, train.steps, train.learning_rate) == (128, 32, 20_000, 5e-6)
     assert (train.optimizer, train.references, train.noised.ip_adapter_scale) == ("adamw", "noised", 0.6)
-    assert (evaluate.steps, evaluate.text_scale) == (50, 7.5)
-    assert (evaluate.image_scale, evaluate.image_scale_rise) == (8.0, 5.0)
+    assert (evaluate.steps, evaluate.guidance.text_scale) == (50, 7.5)
+    assert (evaluate.guidance.image_scale, evaluate.guidance.image_scale_rise, evaluate.property_image_scale) == (
+        8.0,
+        5.0,
+        6.0,
+    )

@@ -8,15 +8,18 @@ import pytest
 import torch
 from tiny_unet import picture, trained
 
-from configs.schema import NoisedReferences
+from configs.schema import Guidance, NoisedReferences
 from models.customizer import CustomizeRequest, CustomizeSettings, TrainingBatch
-from models.guidance import Step, normalised_dual_guidance, plain_dual_guidance, text_guidance
+from models.guidance import DualGuidance, Step, normalised_dual_guidance, plain_dual_guidance, text_guidance
 from models.unet.customizer import UNetCustomizer
 from models.unet.sampling import schedule
 
 torch.set_num_threads(1)
 SIDE = 16
-SETTINGS = CustomizeSettings(height=SIDE, width=SIDE, steps=3, image_scale=1.2, image_scale_rise=0.5, text_scale=1.6)
+STRONG = Guidance(form="plain", image_scale=5.0, text_scale=1.6)
+SETTINGS = CustomizeSettings(
+    height=SIDE, width=SIDE, steps=3, guidance=Guidance(image_scale=1.2, image_scale_rise=0.5, text_scale=1.6)
+)
 Folder = Callable[[bool], Path]
 
 
@@ -237,7 +240,7 @@ def naive_sample(model: UNetCustomizer, request: CustomizeRequest, settings: Cus
     x = torch.randn(1, 4, SIDE // 2, SIDE // 2, generator=drawn) * scheduler.init_noise_sigma
     text, blank = model.encode_prompts([request.prompt]), model.encode_prompts([""])
     nothing = model.image_tokens([None])
-    combine = normalised_dual_guidance if settings.guidance == "normalised" else plain_dual_guidance
+    combine = normalised_dual_guidance if settings.guidance.form == "normalised" else plain_dual_guidance
     features = [
         model.image_features([image], [mask])[0]
         for image, mask in zip(request.references, request.masks or (), strict=True)
@@ -256,10 +259,10 @@ def naive_sample(model: UNetCustomizer, request: CustomizeRequest, settings: Cus
 
         r, f = predict(blank, tokens, bool(features)), predict(text, tokens, bool(features))
         if features:
-            scale = settings.image_scale + settings.image_scale_rise * step / (settings.steps - 1)
-            v = combine(predict(blank, nothing, False), r, f, scale, settings.text_scale)
+            scale = settings.guidance.image_scale + settings.guidance.image_scale_rise * step / (settings.steps - 1)
+            v = combine(predict(blank, nothing, False), r, f, scale, settings.guidance.text_scale)
         else:
-            v = text_guidance(r, f, settings.text_scale)
+            v = text_guidance(r, f, settings.guidance.text_scale)
         x = scheduler.step(v, timestep, x, return_dict=False)[0]
     return x
 
@@ -269,24 +272,24 @@ def naive_sample(model: UNetCustomizer, request: CustomizeRequest, settings: Cus
 def test_a_batch_gives_what_every_request_gives_alone_step_by_step(folder: Path, guidance: str) -> None:
     """Shared references, ragged counts, another size; and the branches of Eq. 5.4 as written there."""
     model, shared = trained(folder), picture(10)
-    settings = replace(SETTINGS, guidance=guidance)
+    settings = replace(SETTINGS, guidance=SETTINGS.guidance.model_copy(update={"form": guidance}))
     requests = [
         request_of(3, shared),
         request_of(4, shared, picture(11, 12), prompt="a blue mug on the beach"),
         request_of(5, shared, prompt="a mug"),
     ]
-    together = model.sample(requests, settings)
+    together = model.sample(requests, settings, DualGuidance(settings.guidance))
     for row, request in enumerate(requests):
         expected = naive_sample(model, request, settings)[0]
         torch.testing.assert_close(together[row], expected, rtol=2e-3, atol=2e-3)
-    alone = model.sample([request_of(6)], settings)
+    alone = model.sample([request_of(6)], settings, DualGuidance(settings.guidance))
     torch.testing.assert_close(alone, naive_sample(model, request_of(6), settings), rtol=2e-3, atol=2e-3)
 
 
 def test_references_are_read_once_per_step_for_all_branches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = trained(folder)
     calls = spy_on(model, monkeypatch)
-    model.sample([request_of(0, picture(10), picture(11))], SETTINGS)
+    model.sample([request_of(0, picture(10), picture(11))], SETTINGS, DualGuidance(SETTINGS.guidance))
     assert [len(call["noisy"]) for call in calls] == [2, 2, 1] * SETTINGS.steps
     assert [call["off"] for call in calls] == [{True}, {False}, {False}] * SETTINGS.steps
     assert not torch.equal(calls[0]["noisy"], calls[3]["noisy"]), "references are noised anew at every step"
@@ -298,7 +301,7 @@ def test_without_references_and_adapter_it_is_plain_text_guidance_of_the_base(fo
     model = trained(folder)
     adapted = model.generate_many([request_of(7)], SETTINGS)[0]
     with model.without_adapter():
-        base = model.generate_many([request_of(7)], replace(SETTINGS, guidance="plain", image_scale=5.0))[0]
+        base = model.generate_many([request_of(7)], replace(SETTINGS, guidance=STRONG))[0]
     np.testing.assert_array_equal(base, plain)
     assert not np.array_equal(adapted, plain)
 
@@ -313,9 +316,8 @@ def test_one_call_serves_any_number_of_references(folder: Path) -> None:
 
 
 def test_s_i_rises_linearly_from_the_first_step_to_the_last() -> None:
-    settings = CustomizeSettings(height=8, width=8, steps=50, image_scale=8.0, image_scale_rise=5.0)
-    guidance = settings.dual_guidance()
-    scales = [guidance.image_scale(Step(number, 50, 0.5, torch.zeros(1), (1, 0))) for number in range(50)]
+    guidance = DualGuidance(Guidance(image_scale=8.0, image_scale_rise=5.0))
+    scales = [guidance.scales(Step(number, 50, 0.5, torch.zeros(1), (1, 0)))[0] for number in range(50)]
     np.testing.assert_allclose(scales, np.linspace(8.0, 13.0, 50))
 
 
