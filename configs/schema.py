@@ -184,6 +184,12 @@ class Select(Budget):
 
 class Shard(Budget):
     title: str = "SynCD"
+    sets: Annotated[int, Field(ge=0)] = Field(
+        0, description="sets to publish, a seeded choice of the kept ones that larger ones contain; 0: all"
+    )
+    categories: Annotated[int, Field(ge=0)] = Field(
+        0, description="categories to take them from, chosen in the same way; 0: all"
+    )
 
 
 class NoisedReferences(Section):

@@ -1,10 +1,12 @@
 """Shard: the published dataset, the kept images of kept sets with their whole record (see data/published.py)."""
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from data.card import CardFacts, write_card
+from data.ids import seed_for
 from data.published import DroppedSample, PublishedAsset, PublishedRecord, PublishedSample
 from data.records import AssetRecord, DecisionRecord, GeneratedRecord, ScoreRecord
 from data.shards import Sample, ShardIndex, ShardWriter, read_all
@@ -12,7 +14,7 @@ from data.stage import ShardSpec, StageContext, chunk
 
 
 def plan(ctx: StageContext) -> list[ShardSpec]:
-    """One key per kept set of the training split; ValueError if there is none."""
+    """One key per kept set of the training split that is chosen; ValueError for fewer than the recipe asks for."""
     held_out = set(ctx.index("assets").summary["held_out_objects"])
     decisions = ctx.index("select")
     if not decisions.keys:
@@ -20,18 +22,39 @@ def plan(ctx: StageContext) -> list[ShardSpec]:
             f"shard: no set was generated; of {len(ctx.index('assets').keys)} objects {len(held_out)} are held out, "
             "and the render and generate stages failed the others (syncd status says why)"
         )
-    keys = []
+    object_of = {}
     for sample in read_all(ctx.output_dir("select"), decisions):
         decision = DecisionRecord.model_validate(sample.record)
         if decision.kept and decision.object_id not in held_out:
-            keys.append(sample.key)
-    if not keys:
+            object_of[sample.key] = decision.object_id
+    if not object_of:
         raise ValueError(
             f"shard: none of {len(decisions.keys)} sets was kept, so there is no dataset to publish; "
             f"images dropped by reason: {decisions.summary.get('dropped_images')}; see the score histograms in "
             "artifacts/select/histograms.json, then lower select.min_quality or select.min_identity in the recipe"
         )
-    return chunk(keys, ctx.recipe.shard.shard_size)
+    return chunk(_chosen(ctx, object_of), ctx.recipe.shard.shard_size)
+
+
+def _chosen(ctx: StageContext, object_of: Mapping[str, str]) -> list[str]:
+    """The sets to publish, of the kept ones and their objects."""
+    section, keys = ctx.recipe.shard, list(object_of)
+
+    def first(names: Iterable[str], count: int, what: str) -> list[str]:
+        ranked = sorted(names, key=lambda name: seed_for(ctx.recipe.seed, f"shard/{what}", name))
+        if count > len(ranked):
+            raise ValueError(
+                f"shard.{what} is {count}; there are {len(ranked)} {what} among the {len(object_of)} kept; ask for fewer, "
+                "take more objects (assets.count), or lower select.min_quality or select.min_identity"
+            )
+        return ranked[:count]
+
+    if section.categories:
+        assets = _records(ctx, "assets", sorted(set(object_of.values())), AssetRecord)
+        known = {asset.category for asset in assets.values()}
+        wanted = set(first(known, section.categories, "categories"))
+        keys = [key for key in keys if assets[object_of[key]].category in wanted]
+    return sorted(first(keys, section.sets, "sets")) if section.sets else keys
 
 
 def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:

@@ -25,7 +25,7 @@ def asset(name, split, licence="CC0-1.0"):
     return AssetRecord(
         object_id=name,
         split=split,
-        category="mug",
+        category=name[0],
         caption="a red mug",
         licence=licence,
         source="miniature",
@@ -203,3 +203,30 @@ def test_a_held_out_record_is_refused_even_if_the_recipe_calls_it_training(tmp_p
     ctx, _ = build(tmp_path, split="eval", held_out=[])
     with pytest.raises(ValueError, match="is of the eval split"):
         run_stage(shard, ctx)
+
+
+def test_a_choice_of_sets_is_seeded_and_nested(tmp_path):
+    chosen = {}
+    for count in (2, 3, 0):
+        ctx, _ = build(tmp_path / str(count), f"shard.sets={count}")
+        chosen[count] = {key for spec in shard.plan(ctx) for key in spec.keys}
+    assert chosen[2] < chosen[3] < chosen[0] and [len(own) for own in chosen.values()][:2] == [2, 3]
+    ctx, _ = build(tmp_path / "other", "shard.sets=2", "seed=5")
+    assert {key for spec in shard.plan(ctx) for key in spec.keys} != chosen[2]
+
+
+def test_sets_can_be_of_a_choice_of_categories(tmp_path):
+    everything = {key for spec in shard.plan(build(tmp_path / "all")[0]) for key in spec.keys}
+    ctx, _ = build(tmp_path / "two", "shard.categories=2")
+    keys = {key for spec in shard.plan(ctx) for key in spec.keys}
+    letters = {key[0] for key in keys}
+    assert len(letters) == 2 and keys == {key for key in everything if key[0] in letters}
+    ctx, _ = build(tmp_path / "one", "shard.categories=2", "shard.sets=1")
+    assert {key for spec in shard.plan(ctx) for key in spec.keys} < keys
+
+
+@pytest.mark.parametrize("key", ["sets", "categories"])
+def test_a_choice_that_is_not_there_is_an_error(tmp_path, key):
+    ctx, _ = build(tmp_path, f"shard.{key}=50")
+    with pytest.raises(ValueError, match=rf"shard.{key} is 50; there are \d+ {key} among the \d+ kept; ask for fewer"):
+        shard.plan(ctx)
