@@ -8,6 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.ablation.commands import ablate
+from flows.options import (
+    HERE,
+    JsonOption,
+    RecipeOption,
+    RuntimeOption,
+    SetOption,
+    WorkersOption,
+    WorkspaceOption,
+    runtime_of,
+)
+
 if TYPE_CHECKING:
     from configs.schema import Runtime
 
@@ -20,20 +32,10 @@ app = typer.Typer(
 )
 miniature = typer.Typer(help="The embedded miniature.", no_args_is_help=True)
 app.add_typer(miniature, name="miniature")
-ablate = typer.Typer(help="What each part of the method is worth.", no_args_is_help=True)
 app.add_typer(ablate, name="ablate")
 study = typer.Typer(help="Ask people which images they prefer.", no_args_is_help=True)
 app.add_typer(study, name="study")
 
-WorkspaceOption = Annotated[Path, typer.Option("--workspace", "-w", help="Folder to work in; made if it is new.")]
-RuntimeOption = Annotated[str | None, typer.Option("--runtime", help="How to run: name in configs/runtime, or path.")]
-WorkersOption = Annotated[int | None, typer.Option("--workers", "-n", min=1, help="Workers, instead of the runtime's.")]
-RecipeOption = Annotated[
-    str | None, typer.Option("--recipe", "-r", help="Name in configs/recipes, or path; default: the active one.")
-]
-SetOption = Annotated[list[str] | None, typer.Option("--set", "-s", help="section.key=value, on top of the recipe.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-HERE = Path(".")
 FULL_BELOW_BYTES = 1_000_000
 INTERRUPTED = 130
 """Exit code that typer makes of Ctrl-C."""
@@ -52,7 +54,7 @@ def run(
     from flows.graph import load_graph
     from flows.workspace import PROJECT, choose_recipe, locked, prepare_workspace
 
-    chosen = _runtime(runtime, workers)
+    chosen = runtime_of(runtime, workers)
     wanted = choose_recipe(workspace.resolve(), recipe, tuple(overrides or ()))
     load_graph(PROJECT).until(until)
     with locked(workspace):
@@ -107,7 +109,7 @@ def plan(
     from flows.plan import make_plan, plan_json, plan_table
     from flows.workspace import choose_recipe, planned_in
 
-    folder, how = workspace.resolve(), _runtime(runtime, workers)
+    folder, how = workspace.resolve(), runtime_of(runtime, workers)
     chosen = choose_recipe(folder, recipe, tuple(overrides or ()))
     with planned_in(folder, chosen) as place:
         planned = make_plan(place, how, until)
@@ -150,7 +152,7 @@ def retry_failed(
     if not queued:
         typer.echo("nothing failed" + (f" for reason {reason}" if reason else ""))
     elif run:
-        _walk(folder, None, _runtime(runtime, workers))
+        _walk(folder, None, runtime_of(runtime, workers))
     else:
         typer.echo("run them with: syncd run")
 
@@ -166,7 +168,7 @@ def run_shard(
     from flows.batch import run_one_shard
     from flows.workspace import find_workspace, run_environment
 
-    folder, chosen = find_workspace(workspace), _runtime(runtime, None)
+    folder, chosen = find_workspace(workspace), runtime_of(runtime, None)
     os.environ.update(run_environment(folder, chosen, os.environ.get("SYNCD_RUN_ID", "")))
     receipt = run_one_shard(stage, index, folder, chosen)
     typer.echo(f"{stage}: shard {index}: {len(receipt.keys)} done, {len(receipt.failed)} failed, {receipt.sha256}")
@@ -186,7 +188,7 @@ def doctor(
 
     folder = workspace.resolve()
     chosen = choose_recipe(folder, recipe, tuple(overrides or ())) if recipe or overrides else active_recipe(folder)
-    checks = examine(folder, chosen, _runtime(runtime, None))
+    checks = examine(folder, chosen, runtime_of(runtime, None))
     print_table([["check", "", "found"], *([check.name, check.verdict, check.detail] for check in checks)])
     for check in checks:
         if check.fix:
@@ -274,37 +276,6 @@ def gc(workspace: WorkspaceOption = HERE) -> None:
     typer.echo(f"{freed / 1e6:.1f} MB freed")
 
 
-@ablate.command(name="data")
-def ablate_data(
-    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Name in configs/recipes, or path.")] = "miniature",
-    overrides: SetOption = None,
-    rows: Annotated[list[str] | None, typer.Option(help="Group or row of configs/ablations.yaml; repeat.")] = None,
-    seeds: Annotated[list[int] | None, typer.Option(help="Repeat for several; default 0, 1, 2.")] = None,
-    objects: Annotated[int | None, typer.Option(min=2, help="Of each seed; default: assets.count.")] = None,
-    workspace: Annotated[Path, typer.Option("--workspace", "-w", help="Folder for the runs and the tables.")] = Path(
-        "runs/ablation"
-    ),
-    runtime: RuntimeOption = None,
-    workers: WorkersOption = None,
-) -> None:
-    """Rows of the data pipeline against each other (thesis Table 5.5): table, chart, and a line for every run."""
-    import uuid
-
-    from flows.workspace import run_environment
-
-    workspace.mkdir(parents=True, exist_ok=True)
-    how = _runtime(runtime, workers)
-    os.environ.update(run_environment(workspace.resolve(), how, run_id=str(uuid.uuid4())))
-    from flows.ablate import ablate_by_flows, write_tables
-
-    changed = (*(overrides or ()), *([f"assets.count={objects}"] if objects else []))
-    runs = ablate_by_flows(recipe, changed, rows or ["paper"], seeds or [0, 1, 2], workspace, how, typer.echo)
-    paths = write_tables(runs, workspace, f"Ablation of the data pipeline: {recipe}")
-    typer.echo("\n" + paths[1].read_text(encoding="utf-8"))
-    for path in paths:
-        typer.echo(path)
-
-
 @study.command(name="make")
 def study_make(
     row: Annotated[str, typer.Option(help="Row of the evaluation whose preference is asked for, for example ours-3.")],
@@ -370,13 +341,6 @@ def miniature_train(
         raise ConfigError(f"--keep: {error}") from error
     train_all(folder, work.resolve(), seed, steps_scale=scale, workers=workers, kept=kept)
     typer.echo(f"{folder}: finished, see RESULTS.md; accept these weights with: python -m models.registry pin")
-
-
-def _runtime(name: str | None, workers: int | None) -> "Runtime":
-    from configs.load import load_runtime
-
-    chosen = load_runtime(name)
-    return chosen.model_copy(update={"workers": workers}) if workers else chosen
 
 
 def _show(table: list[list[str]], plain: object, as_json: bool) -> None:

@@ -44,8 +44,8 @@ def _chosen(ctx: StageContext, object_of: Mapping[str, str]) -> list[str]:
         ranked = sorted(names, key=lambda name: seed_for(ctx.recipe.seed, f"shard/{what}", name))
         if count > len(ranked):
             raise ValueError(
-                f"shard.{what} is {count}; there are {len(ranked)} {what} among the {len(object_of)} kept; ask for fewer, "
-                "take more objects (assets.count), or lower select.min_quality or select.min_identity"
+                f"shard.{what} is {count}; there are {len(ranked)} {what} among the {len(object_of)} kept; ask for "
+                "fewer, take more objects (assets.count), or lower select.min_quality or select.min_identity"
             )
         return ranked[:count]
 

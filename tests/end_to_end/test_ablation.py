@@ -8,7 +8,7 @@ import pytest
 from configs.load import ConfigError
 from configs.schema import Runtime
 from data.images import decode_png
-from flows.ablate import ablate, as_html, chart, rows_of, write_tables
+from flows.ablation.data import ablate, chart, rows_of, write_tables
 from flows.engine import run_stage
 from flows.runners import serial
 from models.evaluation.ablation import MEASURES, Run
@@ -49,7 +49,7 @@ def test_rows_share_what_comes_before_them_and_a_second_run_makes_nothing(tmp_pa
         assert all(float(line[measure]) == pytest.approx(run.mean(measure), abs=1e-6) for measure in MEASURES)
         assert float(line["image_yield"]) == pytest.approx(run.image_yield, abs=1e-4)
     assert "| full |" in paths[1].read_text() and "[" in paths[1].read_text()
-    assert "title &lt;b&gt;" in as_html(runs, "title <b>", chart(runs)) and "://" not in paths[2].read_text()
+    assert "title &lt;b&gt;" in paths[2].read_text() and "://" not in paths[2].read_text()
     assert decode_png(chart(runs)).shape[0] > 100
 
 

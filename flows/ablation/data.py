@@ -4,29 +4,24 @@ Every seed has a workspace of its own. Rows differ in the generate section alone
 and shards of a row that were finished before are taken as they are: a stopped ablation goes on where it was.
 """
 
-import base64
 import csv
 import io
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from configs.load import CONFIGS, ConfigError, load_recipe
-from configs.schema import Recipe, Runtime
+from configs.load import ConfigError, load_recipe
+from configs.schema import Recipe
 from data.images import decode_mask, decode_png
 from data.records import ScoreRecord
 from data.shards import Sample, load_index, read_all, write_atomic
+from flows.ablation.page import Figures, Mark, Part, as_html, as_markdown, draw
+from flows.ablation.rows import Rows, as_overrides, chosen_rows, groups_of
 from flows.graph import load_graph
 from flows.history import receipts_in, work_folder
 from flows.inputs import resolve_paths
-from flows.worker import resolve_device
 from flows.workspace import locked, prepare_workspace
 from models import registry
 from models.evaluation.ablation import MEASURES, Run, difference, share_of, summary
@@ -47,49 +42,13 @@ TITLES = {
 }
 
 
-def rows_of(branch: str, wanted: Sequence[str]) -> dict[str, dict[str, Any]]:
+def rows_of(branch: str, wanted: Sequence[str]) -> Rows:
     """Row -> recipe changes. `wanted`: groups or rows of configs/ablations.yaml; the base row is always first.
 
     ConfigError for a name that is neither.
     """
-    groups = yaml.safe_load((CONFIGS / "ablations.yaml").read_text(encoding="utf-8"))[branch]
-    every = {name: changes for rows in groups.values() for name, changes in rows.items()}
-    chosen = {BASE: every[BASE]}
-    for name in wanted:
-        if name == "all":
-            chosen |= every
-        elif name in groups:
-            chosen |= groups[name]
-        elif name in every:
-            chosen[name] = every[name]
-        else:
-            raise ConfigError(
-                f"ablation row {name!r} is not known; groups: all, {', '.join(groups)}; rows: {', '.join(every)}"
-            )
-    return chosen
-
-
-def ablate_by_flows(
-    recipe: str,
-    overrides: Sequence[str],
-    wanted: Sequence[str],
-    seeds: Sequence[int],
-    folder: Path,
-    runtime: Runtime,
-    tell: Callable[[str], None],
-) -> list[Run]:
-    """`ablate` with every stage as a flow, within one flow: so all of them, and their workers, share a server."""
-    from prefect import flow
-    from prefect.client.orchestration import get_client
-
-    from flows.stage import run_stage_flow
-
-    def body() -> list[Run]:
-        os.environ["PREFECT_API_URL"] = str(get_client(sync_client=True).api_url)
-        device = resolve_device(runtime.device)
-        return ablate(recipe, overrides, wanted, seeds, folder, lambda *of: run_stage_flow(*of, runtime), tell, device)
-
-    return flow(body, name="ablate data", persist_result=False)()
+    groups = groups_of(branch)
+    return chosen_rows(groups, [BASE, *wanted])
 
 
 def ablate(
@@ -115,8 +74,7 @@ def ablate(
     runs = []
     for row, changes in rows_of(branch, wanted).items():
         for seed in seeds:
-            changed = [f"{key}={yaml.safe_dump(value).splitlines()[0]}" for key, value in changes.items()]
-            variant = load_recipe(recipe, (*overrides, f"seed={seed}", *changed))
+            variant = load_recipe(recipe, (*overrides, f"seed={seed}", *as_overrides(changes)))
             runs.append(_run(row, seed, variant, folder / f"seed-{seed}", run_stage, look))
             means = ", ".join(f"{measure} {runs[-1].mean(measure):.3f}" for measure in MEASURES[:3])
             tell(f"{row}, seed {seed}: {len(runs[-1].values)} sets, {means}")
@@ -204,12 +162,13 @@ class _Look:
 
 def write_tables(runs: Sequence[Run], folder: Path, title: str) -> list[Path]:
     """ablation.csv (one line a run), ablation.md and ablation.html (table and chart) in `folder`."""
+    seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
+    text, part = f"Seeds {seeds}. {note(runs)}", Part("", *table(runs), chart(runs))
     paths = [folder / name for name in (TABLE, "ablation.md", "ablation.html")]
     write_atomic(paths[0], as_csv(runs).encode())
-    write_atomic(paths[1], as_markdown(runs, title).encode())
-    picture = chart(runs)
-    write_atomic(paths[2], as_html(runs, title, picture).encode())
-    write_atomic(folder / "ablation.png", picture)
+    write_atomic(paths[1], as_markdown(title, text, [part]).encode())
+    write_atomic(paths[2], as_html(title, text, [part]).encode())
+    write_atomic(folder / "ablation.png", part.picture)
     return paths
 
 
@@ -244,13 +203,6 @@ def _signed(gap: Any) -> str:
     return f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
 
 
-def as_markdown(runs: Sequence[Run], title: str) -> str:
-    head, lines = table(runs)
-    rows = [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)]
-    seeds = sorted({run.seed for run in runs})
-    return "\n".join([f"# {title}", "", f"Seeds {', '.join(map(str, seeds))}. {note(runs)}", "", *rows, ""])
-
-
 NOTE = (
     "Means over the images of a set, then over sets, with 95 % bootstrap intervals over objects. Within a seed all "
     "rows have the same objects, prompts, views and noise; differences are paired by set. Identity and colours are of "
@@ -266,35 +218,13 @@ def note(runs: Sequence[Run]) -> str:
 
 def chart(runs: Sequence[Run]) -> bytes:
     """PNG: mean and interval of every row, a panel for each of the first three measures."""
-    rows = list(dict.fromkeys(run.row for run in runs))
-    figure = Figure(figsize=(11, 1.2 + 0.34 * len(rows)), dpi=110)
-    panels = figure.subplots(1, 3, sharey=True)
-    for axes, measure in zip(panels, MEASURES[:3], strict=True):
-        for place, row in enumerate(rows):
-            if not any(run.has(measure) for run in runs if run.row == row):
-                continue
-            found = summary(runs, row, measure)
-            axes.plot([found.low, found.high], [place, place], color="#8fb0d9", linewidth=5, solid_capstyle="butt")
-            axes.plot(found.mean, place, "o", color="#1f5fa8", markersize=5)
-            for run in runs:
-                if run.row == row:
-                    axes.plot(run.mean(measure), place, "|", color="#333333", markersize=9)
-        axes.set_title(TITLES[measure], fontsize=9)
-        axes.set_yticks(range(len(rows)), rows, fontsize=8)
-        axes.tick_params(axis="x", labelsize=8)
-        axes.grid(axis="x", color="#dddddd", linewidth=0.6)
-    panels[0].invert_yaxis()
-    figure.tight_layout()
-    canvas, buffer = FigureCanvasAgg(figure), io.BytesIO()
-    canvas.print_png(buffer)
-    return buffer.getvalue()
-
-
-def as_html(runs: Sequence[Run], title: str, picture: bytes) -> str:
-    """The page of the table and `picture`, the PNG of its chart; it loads nothing from elsewhere."""
-    head, lines = table(runs)
-    folder = Path(__file__).parent
-    environment = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined)
-    return environment.get_template("ablation.html.j2").render(
-        title=title, note=note(runs), head=head, rows=lines, picture=base64.b64encode(picture).decode()
-    )
+    panels: dict[str, dict[str, Mark]] = {}
+    for measure in MEASURES[:3]:
+        panels[TITLES[measure]] = {}
+        for row in dict.fromkeys(run.row for run in runs):
+            own = [run for run in runs if run.row == row and run.has(measure)]
+            if own:
+                found = summary(runs, row, measure)
+                seeds = tuple(run.mean(measure) for run in own)
+                panels[TITLES[measure]][row] = Mark(found.mean, found.low, found.high, seeds)
+    return draw(Figures(panels))
