@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Self
 
 from data.ids import canonical_json
 from data.shards import sha256_file, write_atomic
@@ -15,6 +16,11 @@ class DigestCache:
         self.known: dict[str, str] = json.loads(path.read_bytes()) if path.exists() else {}
         self.used: dict[str, str] = {}
 
+    @classmethod
+    def of_workspace(cls, workspace: Path) -> Self:
+        """The one of the files that a workspace's recipe names."""
+        return cls(workspace / "artifacts" / ".work" / "digests.json")
+
     def digest(self, path: Path) -> str:
         stat = path.stat()
         key = f"{path}:{stat.st_size}:{stat.st_mtime_ns}"
@@ -22,7 +28,13 @@ class DigestCache:
         return self.used[key]
 
     def save(self) -> None:
-        """Keep the digests that were asked for, and no others."""
-        if self.used != self.known:
+        """Keep what was asked for, in place of what was known of the same files."""
+        asked = {_path_of(key) for key in self.used}
+        kept = {key: digest for key, digest in self.known.items() if _path_of(key) not in asked} | self.used
+        if kept != self.known:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.path, canonical_json(self.used))
+            write_atomic(self.path, canonical_json(kept))
+
+
+def _path_of(key: str) -> str:
+    return key.rsplit(":", 2)[0]

@@ -61,7 +61,7 @@ def _named(recipe: Recipe, section: str) -> dict[str, str]:
 
 def input_values(recipe: Recipe, workspace: Path, sections: Collection[str] = tuple(PATH_FIELDS)) -> dict[str, Any]:
     """What configs/inputs.yaml should say of these sections: the digest of each file or folder that they name."""
-    cache = DigestCache(workspace / "artifacts" / ".work" / "digests.json")
+    cache = DigestCache.of_workspace(workspace)
     found: dict[str, dict[str, str]] = {section: {} for section in sections}
     for section in sections:
         for field, name in _named(recipe, section).items():

@@ -1,7 +1,8 @@
 """The training loop of a customization model: deterministic, and resumed exactly from its last checkpoint.
 
-All randomness of a step comes from the run seed and the step's number, the data position from the reader's state. So
-weights, optimizer, position and step are the whole state of a run.
+All randomness of a step comes from the run seed and the step's number, and so do the text-image pairs in it; the
+position among the sets comes from the reader's state. So weights, optimizer, position and step are the whole state of a
+run.
 """
 
 import contextlib
@@ -21,10 +22,10 @@ from data.ids import seed_for
 from data.reader import ShardReader
 from data.shards import Sample
 from models.customizer import Customizer
-from models.training.batches import Row, consumed, make_batch
+from models.training.batches import Row, consumed, draw, make_batch, named, pick
 from models.training.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
-from models.training.examples import draw_example
 from models.training.features import FeatureStore
+from models.training.pairs import PairMix
 
 
 class TrainingError(Exception):
@@ -42,6 +43,7 @@ class Run:
     seed: int
     folder: Path
     device: str = "cpu"
+    pairs: PairMix | None = None
 
 
 @dataclass
@@ -136,10 +138,11 @@ def _step(
     taken: list[Row] = []
     total = 0.0
     optimizer.zero_grad(set_to_none=True)
-    for _ in range(section.accumulate):
-        picked = [next(samples) for _ in range(section.batch)]
-        examples = [draw_example(len(sample.record["samples"]), section, rng) for sample in picked]
-        rows = [consumed(sample, example) for sample, example in zip(picked, examples, strict=True)]
+    for part in range(section.accumulate):
+        first = (step * section.accumulate + part) * section.batch
+        picked = pick(samples, run.pairs, first, section.batch)
+        examples = [draw(source, section, rng) for source in picked]
+        rows = [consumed(source, example) for source, example in zip(picked, examples, strict=True)]
         taken += rows
         losses = run.customizer.losses(make_batch(run.features, picked, examples), generator)
         _check_finite(step, losses.detach().cpu(), rows)
@@ -153,7 +156,7 @@ def _step(
     group["lr"] = learning_rate(section, step)
     optimizer.step()
     metrics = {"step": step, "loss": total, "gradient_norm": norm, "step_size": group["lr"] * group.get("d", 1.0)}
-    shards = list(dict.fromkeys(run.reader.digest_of(row["set"]) for row in taken))
+    shards = list(dict.fromkeys(run.reader.digest_of(row["set"]) for row in taken if "set" in row))
     return metrics, {"step": step, "shards": shards, "samples": taken}
 
 
@@ -165,5 +168,5 @@ def _check_finite(step: int, losses: torch.Tensor, rows: list[Row]) -> None:
 
 
 def _advice(rows: list[Row]) -> str:
-    named = ", ".join(row["target"] for row in rows)
-    return f"at the samples {named}; look at them, or lower train.learning_rate or train.max_grad_norm"
+    samples = ", ".join(map(named, rows))
+    return f"at the samples {samples}; look at them, or lower train.learning_rate or train.max_grad_norm"

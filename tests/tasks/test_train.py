@@ -77,13 +77,14 @@ def test_the_recipe_digest_follows_what_determines_the_weights_and_nothing_else(
     reader = ShardReader(workspace / "artifacts" / "shard", 0)
 
     def digest(other: Recipe) -> str:
-        return train.checkpoint_record(context_of(workspace, other), reader).recipe_sha256
+        return train.checkpoint_record(context_of(workspace, other), reader, None).recipe_sha256
 
     def with_train(**change: Any) -> Recipe:
         return recipe.model_copy(update={"train": recipe.train.model_copy(update=change)})
 
     assert digest(recipe.model_copy(update={"name": "other"})) == digest(recipe)
     assert digest(with_train(max_failed_fraction=0.7)) == digest(recipe)
+    assert digest(with_train(pairs="elsewhere")) == digest(recipe), "pairs count by their digest"
     assert digest(with_train(lora_rank=3)) != digest(recipe)
     assert digest(recipe.model_copy(update={"seed": 1})) != digest(recipe)
 

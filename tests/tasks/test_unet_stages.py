@@ -137,7 +137,7 @@ def test_features_of_training_carry_the_masks_of_the_shards(checkpoint: Path, re
 
     dataset = checkpoint.parent / "shard"
     ctx = stage_runs.context("train", recipe, checkpoint.parents[1], ("shard",))
-    store = FeatureStore(ctx.work_dir / "features", load_index(dataset))
+    store = FeatureStore(ctx.work_dir / "features", load_index(dataset), recipe.train, recipe.seed)
     for sample in read_all(dataset, load_index(dataset)):
         for image in decode_set(sample).images:
             for flipped in (False, True):

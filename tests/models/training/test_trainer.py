@@ -25,7 +25,7 @@ class KilledError(Exception):
 
 
 def run_of(dataset: Path, folder: Path, customizer: Any, section: Train = SECTION, seed: int = 0) -> Run:
-    features = FeatureStore(folder / "features", load_index(dataset))
+    features = FeatureStore(folder / "features", load_index(dataset), section, seed)
     features.prepare(customizer, dataset)
     return Run(customizer, ShardReader(dataset, seed=seed, buffer=4), features, section, seed, folder / "checkpoints")
 
