@@ -15,7 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from data.assets.files import files_below
@@ -79,6 +79,8 @@ def _decode(key: str, members: Mapping[str, bytes], height: int, width: int) -> 
                 size = f"{picture.width} x {picture.height}, training is at {width} x {height}"
                 return Failure(key=key, reason="too_small", detail=size)
             return TextImage(key, caption, middle_square(picture.size).cut(picture, height, width))
+    except UnidentifiedImageError:
+        return Failure(key=key, reason="unreadable", detail="of no form that Pillow knows")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return Failure(key=key, reason="unreadable", detail=str(error))
 

@@ -41,9 +41,7 @@ def _pairs(summary: dict[str, Any]) -> str:
     if "pairs" not in summary:
         return ""
     skipped = sum(summary["pairs_skipped"].values())
-    return (
-        f"; {summary['pairs_seen']} of them were text-image pairs, of {summary['pairs']} ({skipped} more were skipped)"
-    )
+    return f", {summary['pairs_seen']} of the samples text-image pairs out of {summary['pairs']} ({skipped} skipped)"
 
 
 def note(ctx: StageContext, index: ShardIndex) -> str:
