@@ -19,7 +19,7 @@ import numpy as np
 from data.digests import DigestCache
 from data.ids import canonical_json, digest_of
 from data.images import decode_png
-from data.pairs import PairOrder
+from data.pairs import PairOrder, pair_tars
 from data.reader import ShardReader
 from data.shards import ShardIndex, ShardWriter, read_all
 from data.stage import ShardSpec, StageContext
@@ -43,7 +43,9 @@ log = logging.getLogger(__name__)
 
 
 def plan(ctx: StageContext) -> list[ShardSpec]:
-    """One run, one checkpoint. ValueError if the dataset is empty."""
+    """One run, one checkpoint. ValueError if the dataset is empty, PairsError if the recipe's pairs are no tars."""
+    if ctx.recipe.train.pairs is not None:
+        pair_tars(ctx.workspace / ctx.recipe.train.pairs)
     if not ctx.index("shard").keys:
         raise ValueError("artifacts/shard holds no set to train on; lower select.min_quality or select.min_identity")
     return [ShardSpec(0, (KEY,))]

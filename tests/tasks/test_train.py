@@ -15,6 +15,7 @@ from configs.load import load_recipe
 from configs.schema import ModelRef, Recipe
 from data.ids import digest_of
 from data.images import encode_png
+from data.pairs import PairsError
 from data.shards import ShardIndex, ShardWriter, sha256_file
 from data.stage import StageContext
 from models.lora import FILE_NAME, read_metadata
@@ -218,6 +219,14 @@ def test_an_empty_dataset_is_refused_with_the_fix(tmp_path: Path, recipe: Recipe
     stage_runs.write_input(tmp_path, "shard", [], recipe)
     with pytest.raises(ValueError, match="holds no set to train on; lower select"):
         train.plan(context_of(tmp_path, recipe))
+
+
+def test_pairs_that_are_no_tars_are_refused_before_any_model_is_loaded(tmp_path: Path, mixed: Recipe) -> None:
+    (tmp_path / "empty").mkdir()
+    section = mixed.train.model_copy(update={"pairs": str(tmp_path / "empty")})
+    workspace = workspace_with_dataset(tmp_path / "work", mixed)
+    with pytest.raises(PairsError, match=r"empty: holds no \.tar"):
+        train.plan(context_of(workspace, mixed.model_copy(update={"train": section})))
 
 
 def test_training_leaves_git_and_dvc_alone(tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
