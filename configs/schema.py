@@ -220,6 +220,20 @@ class Train(Budget):
     max_references: Annotated[int, Field(ge=1, le=8)] = Field(
         2, description="1 to this many, per training sample; sets with fewer other images reuse some flipped"
     )
+    reference_crops: Annotated[int, Field(ge=0, le=64)] = Field(
+        0,
+        description="jittered squares around the object that are kept of every image, of which a reference is one; "
+        "0: references are whole images",
+        exclude_if=lambda value: value == 0,
+    )
+    pairs: str | None = Field(
+        None,
+        description="text-image pairs to mix in: a folder of WebDataset tars or one tar, pictures with captions",
+        exclude_if=lambda value: value is None,
+    )
+    pairs_share: Share = Field(
+        0.0, description="share of the training examples that are such pairs", exclude_if=lambda value: value == 0
+    )
     references: Literal["separate", "joint", "noised"] = Field(
         "separate",
         description="separate: references attend to themselves only, clean, at timestep 0; noised: to the target's "
@@ -242,6 +256,15 @@ class Train(Budget):
             raise ValueError(
                 f"train.drop_text + train.drop_image + train.drop_both is {dropped:g}; allowed: at most 1, since they "
                 "exclude each other"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pairs(self) -> "Train":
+        if (self.pairs is not None) != (self.pairs_share > 0):
+            raise ValueError(
+                f"train.pairs is {'not set' if self.pairs is None else self.pairs} and train.pairs_share is "
+                f"{self.pairs_share:g}; pairs need both, a path and a share above 0, and a run without them neither"
             )
         return self
 

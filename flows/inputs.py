@@ -1,6 +1,5 @@
-"""Digests of the files that a recipe names (a folder of meshes, captions, lists), tracked in configs/inputs.yaml."""
+"""Digests of the files that a recipe names (meshes, captions, lists, text-image pairs), kept in configs/inputs.yaml."""
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,14 @@ import yaml
 from configs.load import ConfigError
 from configs.schema import Recipe
 from data.assets.files import files_below
-from data.ids import canonical_json, digest_of
-from data.shards import sha256_file, write_atomic
+from data.digests import DigestCache
+from data.ids import digest_of
+from data.shards import write_atomic
 from flows.graph import INPUTS_FILE, RECIPE_FILE, Graph
 
 PATH_FIELDS = {
     "assets": ("folder", "captions", "uids", "digests"),
+    "train": ("pairs",),
     "evaluate": ("benchmark_folder", "reference_masks", "questions"),
 }
 EXTERNAL = "external"
@@ -60,7 +61,7 @@ def _named(recipe: Recipe, section: str) -> dict[str, str]:
 
 def input_values(recipe: Recipe, workspace: Path, sections: Collection[str] = tuple(PATH_FIELDS)) -> dict[str, Any]:
     """What configs/inputs.yaml should say of these sections: the digest of each file or folder that they name."""
-    cache = _Cache(workspace / "artifacts" / ".work" / "digests.json")
+    cache = DigestCache.of_workspace(workspace)
     found: dict[str, dict[str, str]] = {section: {} for section in sections}
     for section in sections:
         for field, name in _named(recipe, section).items():
@@ -78,29 +79,9 @@ def input_values(recipe: Recipe, workspace: Path, sections: Collection[str] = tu
     return found
 
 
-def _folder_digest(folder: Path, cache: "_Cache") -> str:
+def _folder_digest(folder: Path, cache: DigestCache) -> str:
     """Of all files but hidden ones, which no source reads."""
     return digest_of({name: cache.digest(folder / name) for name in files_below(folder)})
-
-
-class _Cache:
-    """sha256 by path, size and time of change, so that a folder of meshes is read once."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.known: dict[str, str] = json.loads(path.read_bytes()) if path.exists() else {}
-        self.used: dict[str, str] = {}
-
-    def digest(self, path: Path) -> str:
-        stat = path.stat()
-        key = f"{path}:{stat.st_size}:{stat.st_mtime_ns}"
-        self.used[key] = self.known.get(key) or sha256_file(path)
-        return self.used[key]
-
-    def save(self) -> None:
-        if self.used != self.known:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.path, canonical_json(self.used))
 
 
 def write_inputs(recipe: Recipe, workspace: Path) -> None:

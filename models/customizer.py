@@ -131,7 +131,13 @@ class Customizer(Protocol):
     def image_features(self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> list[Features]:
         """What is kept of uint8 images (H, W, 3) of one size with their object masks bool (H, W)."""
 
+    def target_features(self, images: Sequence[np.ndarray]) -> list[Features]:
+        """What a training target needs of images that are no reference, and so have no mask."""
+
     def text_features(self, prompts: Sequence[str]) -> list[Features]: ...
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """ValueError for a prompt that a text encoder would have to cut."""
 
     def add_adapter(self, rank: int, targets: str, seed: int) -> None:
         """A fresh trainable adapter that changes nothing yet."""

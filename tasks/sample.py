@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from configs.load import ConfigError, validated
 from configs.schema import Guidance, ModelRef
 from data.shards import sha256_file
+from data.squares import middle_square, object_square
 from models import registry
 from models.customizer import Customizer, CustomizeRequest, CustomizeSettings
 from models.scorers.segmenter import Segmenter
@@ -25,8 +26,6 @@ from models.training.record import CheckpointRecord
 from models.training.restore import checkpoint_file, restore
 
 METADATA_KEY = "syncd"
-MARGIN = 0.25
-"""Around the object when a reference comes with its mask, as a share of the object's longer side."""
 Picture = str | Path | Image.Image | np.ndarray
 
 
@@ -161,35 +160,19 @@ def prepare_reference(
 
     With `mask` also that square of it, bool (height, width): pixels that hold any of the object.
     """
-    image = _open(picture).convert("RGB")
+    image = _open(picture)
     if mask is None:
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-    else:
-        shown = _open(mask).convert("L").point(lambda value: 255 if value else 0)
-        left, top, side = _object_square(shown, image.size)
-    square = (left, top, left + side, top + side)
-    cut = np.asarray(image.crop(square).resize((width, height), Image.Resampling.LANCZOS))
-    if mask is None:
-        return cut, None
-    return cut, np.asarray(shown.crop(square).resize((width, height), Image.Resampling.BOX)) > 0
-
-
-def _object_square(mask: Image.Image, size: tuple[int, int]) -> tuple[int, int, int]:
-    """Left, top and side of the square around the object, within the picture as far as it fits."""
-    if mask.size != size:
+        return middle_square(image.size).cut(image, height, width), None
+    shown = _open(mask).convert("L").point(lambda value: 255 if value else 0)
+    if shown.size != image.size:
         raise ValueError(
-            f"mask is {mask.width} x {mask.height}, its reference {size[0]} x {size[1]}; they must be equal"
+            f"mask is {shown.width} x {shown.height}, its reference {image.width} x {image.height}; they must be equal"
         )
-    box = mask.getbbox()
+    box = shown.getbbox()
     if box is None:
         raise ValueError("mask is empty; it must be non-zero on the object")
-    wide, high = box[2] - box[0], box[3] - box[1]
-    side = min(round(max(wide, high) * (1 + 2 * MARGIN)), *size)
-    centre_x, centre_y = (box[0] + box[2]) // 2, (box[1] + box[3]) // 2
-    left = min(max(centre_x - side // 2, 0), size[0] - side)
-    top = min(max(centre_y - side // 2, 0), size[1] - side)
-    return left, top, side
+    square = object_square(box, image.size)
+    return square.cut(image, height, width), square.cut_mask(shown, height, width)
 
 
 def _open(picture: Picture) -> Image.Image:

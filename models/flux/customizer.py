@@ -100,6 +100,10 @@ class FluxCustomizer(FluxModel):
         grid = torch.tensor(self.token_grid(*images[0].shape[:2]))
         return [{"tokens": own, "grid": grid} for own in tokens]
 
+    def target_features(self, images: Sequence[np.ndarray]) -> list[Features]:
+        """The same as of references."""
+        return self.image_features(images)
+
     @torch.no_grad()
     def text_features(self, prompts: Sequence[str]) -> list[Features]:
         """{"sequence": (T, C), "pooled": (P,)} per prompt."""

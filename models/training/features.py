@@ -2,31 +2,40 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save
 
-from data.reader import decode_set
+from configs.schema import Train
+from data.ids import seed_for
+from data.reader import SetImage, decode_set
 from data.shards import ShardEntry, ShardIndex, read_shard, write_atomic
+from data.squares import jittered_square
 from models.customizer import Customizer, Features
+from models.training.examples import may_flip
 
 BATCH = 64
+Picture = tuple[np.ndarray, np.ndarray]
+"""uint8 (H, W, 3) and the object in it, bool (H, W)."""
 
 
 class FeatureStore:
-    """Features of every image and prompt of a dataset.
+    """Features of every image and prompt of a dataset, and of what references show of the images.
 
-    Files are memory-mapped and read on demand, so that memory stays flat however large the dataset is; on disk a
-    sample takes its latents and its text embedding. A file belongs to one shard digest; `folder` must belong to one
-    model.
+    Files are memory-mapped and read on demand, so that memory stays flat however large the dataset is; on disk an
+    image takes its latents and its text embedding, and the latents of its crops and mirror images if examples can ask
+    for them. A file belongs to one shard digest; `folder` must belong to one model, one train section and one seed.
     """
 
-    def __init__(self, folder: Path, index: ShardIndex) -> None:
+    def __init__(self, folder: Path, index: ShardIndex, section: Train, seed: int) -> None:
         self.folder = folder
+        self._section, self._seed = section, seed
         self._shards = index.shards
         self._opened: dict[str, safe_open] = {}
         self._shard_of = {key: entry for entry in index.shards for key in entry.keys}
@@ -36,12 +45,12 @@ class FeatureStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         missing = [entry for entry in self._shards if not self._path(entry).exists()]
         for entry in missing:
-            write_atomic(self._path(entry), _encode_shard(customizer, dataset, entry))
+            write_atomic(self._path(entry), self._encode_shard(customizer, dataset, entry))
         return len(missing)
 
-    def image(self, key: str, sample_id: str, flipped: bool = False) -> Features:
-        """Of one image of set `key`, or of its mirror image."""
-        return self._read(key, f"{'flipped' if flipped else 'image'}/{sample_id}")
+    def image(self, key: str, sample_id: str, flipped: bool = False, crop: int | None = None) -> Features:
+        """Of one image of set `key`, whole or one of its crops, or of the mirror image."""
+        return self._read(key, _name(sample_id, flipped, crop))
 
     def text(self, key: str, prompt: str) -> Features:
         """Of a prompt of set `key`, or of the empty prompt."""
@@ -58,37 +67,66 @@ class FeatureStore:
     def _path(self, entry: ShardEntry) -> Path:
         return self.folder / f"{entry.sha256}.safetensors"
 
+    def _encode_shard(self, customizer: Customizer, dataset: Path, entry: ShardEntry) -> bytes:
+        images: dict[str, Picture] = {}
+        prompts = {""}
+        for sample in read_shard(dataset, entry):
+            decoded = decode_set(sample)
+            prompts.update(item.prompt for item in decoded.images)
+            flips = may_flip(len(decoded.images), self._section)
+            for item in decoded.images:
+                images.update(_pictures(item, self._section.reference_crops, flips, self._seed))
 
-def _encode_shard(customizer: Customizer, dataset: Path, entry: ShardEntry) -> bytes:
-    images: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    prompts = {""}
-    for sample in read_shard(dataset, entry):
-        decoded = decode_set(sample)
-        prompts.update(item.prompt for item in decoded.images)
-        for item in decoded.images:
-            images[f"image/{item.sample_id}"] = item.image, item.mask
-            mirrored = (np.ascontiguousarray(part[:, ::-1]) for part in (item.image, item.mask))
-            images[f"flipped/{item.sample_id}"] = tuple(mirrored)
+        features: dict[str, Features] = {}
+        by_size: dict[tuple[int, ...], list[str]] = {}
+        for name, (image, _) in images.items():
+            by_size.setdefault(image.shape, []).append(name)
+        for names in by_size.values():
+            for part in _parts(names):
+                pictures, masks = zip(*(images[name] for name in part), strict=True)
+                features.update(zip(part, customizer.image_features(pictures, masks), strict=True))
+        for part in _parts(sorted(prompts)):
+            named = (f"text/{_digest(prompt)}" for prompt in part)
+            features.update(zip(named, customizer.text_features(part), strict=True))
 
-    features: dict[str, Features] = {}
-    by_size: dict[tuple[int, ...], list[str]] = {}
-    for name, (image, _) in images.items():
-        by_size.setdefault(image.shape, []).append(name)
-    for names in by_size.values():
-        for part in _parts(names):
-            pictures, masks = zip(*(images[name] for name in part), strict=True)
-            features.update(zip(part, customizer.image_features(pictures, masks), strict=True))
-    for part in _parts(sorted(prompts)):
-        named = (f"text/{_digest(prompt)}" for prompt in part)
-        features.update(zip(named, customizer.text_features(part), strict=True))
+        names = {prefix.split("/")[0]: sorted(own) for prefix, own in features.items()}
+        tensors = {
+            f"{prefix}/{name}": tensor.clone(memory_format=torch.contiguous_format)
+            for prefix, own in features.items()
+            for name, tensor in own.items()
+        }
+        return save(tensors, metadata={"names": json.dumps(names)})
 
-    names = {prefix.split("/")[0]: sorted(own) for prefix, own in features.items()}
-    tensors = {
-        f"{prefix}/{name}": tensor.clone(memory_format=torch.contiguous_format)
-        for prefix, own in features.items()
-        for name, tensor in own.items()
-    }
-    return save(tensors, metadata={"names": json.dumps(names)})
+
+def _name(sample_id: str, flipped: bool, crop: int | None) -> str:
+    if crop is None:
+        return f"{'flipped' if flipped else 'image'}/{sample_id}"
+    return f"{'flipped_crop' if flipped else 'crop'}/{sample_id}/{crop}"
+
+
+def _pictures(item: SetImage, crops: int, flips: bool, seed: int) -> Iterator[tuple[str, Picture]]:
+    """The whole image, which targets are, and all that a reference can show of it, by name."""
+    whole = item.image, item.mask
+    yield _name(item.sample_id, False, None), whole
+    shown = {crop: _crop(item, crop, seed) for crop in range(crops)} or {None: whole}
+    for crop, picture in shown.items():
+        if crop is not None:
+            yield _name(item.sample_id, False, crop), picture
+        if flips:
+            image, mask = (np.ascontiguousarray(part[:, ::-1]) for part in picture)
+            yield _name(item.sample_id, True, crop), (image, mask)
+
+
+def _crop(item: SetImage, crop: int, seed: int) -> Picture:
+    """A jittered square around the object, of the whole image's size; without an object the whole image."""
+    mask = Image.fromarray(item.mask.astype(np.uint8) * 255)
+    box = mask.getbbox()
+    if box is None:
+        return item.image, item.mask
+    rng = random.Random(seed_for(seed, "train", f"crop-{item.sample_id}-{crop}"))
+    square = jittered_square(box, mask.size, rng)
+    height, width = item.mask.shape
+    return square.cut(Image.fromarray(item.image), height, width), square.cut_mask(mask, height, width)
 
 
 def _parts(names: Sequence[str]) -> list[list[str]]:

@@ -15,7 +15,14 @@ class CheckpointRecord(Record):
 
     base_model: ModelRef
     dataset_sha256: str = Field(description="of artifacts/shard/index.json, which names every shard by digest")
-    recipe_sha256: str = Field(description="of the canonical JSON of seed, models.customizer and train")
+    pairs_sha256: str | None = Field(
+        None,
+        description="of the digests of the tars of text-image pairs, which pairs.json lists",
+        exclude_if=lambda value: value is None,
+    )
+    recipe_sha256: str = Field(
+        description="of the canonical JSON of seed, models.customizer and train, without the path of pairs"
+    )
     signature: str = Field(description="of the training stage: recipe, dataset, stage version and models together")
     references: str = Field(description="separate, joint or noised: how references enter attention")
     noised: NoisedReferences | None = Field(
@@ -40,8 +47,7 @@ class CheckpointRecord(Record):
     @classmethod
     def from_header(cls, header: dict[str, str]) -> Self:
         """KeyError if the file was not written by this project."""
-        texts = {name: header[name] for name in cls.model_fields if name != "noised" or name in header}
-        kinds = {name: field.annotation for name, field in cls.model_fields.items()}
-        return cls.model_validate(
-            {name: text if kinds[name] is str else json.loads(text) for name, text in texts.items()}
-        )
+        fields = cls.model_fields
+        texts = {name: header[name] for name, field in fields.items() if field.is_required() or name in header}
+        plain = {name for name, field in fields.items() if field.annotation in (str, str | None)}
+        return cls.model_validate({name: text if name in plain else json.loads(text) for name, text in texts.items()})

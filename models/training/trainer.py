@@ -1,7 +1,8 @@
 """The training loop of a customization model: deterministic, and resumed exactly from its last checkpoint.
 
-All randomness of a step comes from the run seed and the step's number, the data position from the reader's state. So
-weights, optimizer, position and step are the whole state of a run.
+All randomness of a step comes from the run seed and the step's number, and so do the text-image pairs in it; the
+position among the sets comes from the reader's state. So weights, optimizer, position and step are the whole state of a
+run.
 """
 
 import contextlib
@@ -11,7 +12,6 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from prodigyopt import Prodigy
@@ -21,12 +21,11 @@ from configs.schema import Train
 from data.ids import seed_for
 from data.reader import ShardReader
 from data.shards import Sample
-from models.customizer import Customizer, TrainingBatch
+from models.customizer import Customizer
+from models.training.batches import Row, consumed, draw, make_batch, named, pick
 from models.training.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
-from models.training.examples import Example, draw_example
 from models.training.features import FeatureStore
-
-Row = dict[str, Any]
+from models.training.pairs import PairMix
 
 
 class TrainingError(Exception):
@@ -44,6 +43,7 @@ class Run:
     seed: int
     folder: Path
     device: str = "cpu"
+    pairs: PairMix | None = None
 
 
 @dataclass
@@ -69,9 +69,9 @@ def train(run: Run, on_step: Callable[[Row], None] | None = None) -> History:
         on_step(row)
     samples = _endless(run.reader)
     for step in range(len(history.metrics), section.steps):
-        metrics, consumed = _step(run, step, samples, parameters, optimizer)
+        metrics, taken = _step(run, step, samples, parameters, optimizer)
         history.metrics.append(metrics)
-        history.ledger.append(consumed)
+        history.ledger.append(taken)
         if on_step:
             on_step(metrics)
         if (step + 1) % section.checkpoint_every == 0 or step + 1 == section.steps:
@@ -135,14 +135,15 @@ def _step(
     section = run.section
     rng = random.Random(seed_for(run.seed, "train", f"examples-{step}"))
     generator = torch.Generator().manual_seed(seed_for(run.seed, "train", f"noise-{step}"))
-    consumed: list[Row] = []
+    taken: list[Row] = []
     total = 0.0
     optimizer.zero_grad(set_to_none=True)
-    for _ in range(section.accumulate):
-        picked = [next(samples) for _ in range(section.batch)]
-        examples = [draw_example(len(sample.record["samples"]), section, rng) for sample in picked]
-        rows = [_consumed(sample, example) for sample, example in zip(picked, examples, strict=True)]
-        consumed += rows
+    for part in range(section.accumulate):
+        first = (step * section.accumulate + part) * section.batch
+        picked = pick(samples, run.pairs, first, section.batch)
+        examples = [draw(source, section, rng) for source in picked]
+        rows = [consumed(source, example) for source, example in zip(picked, examples, strict=True)]
+        taken += rows
         losses = run.customizer.losses(make_batch(run.features, picked, examples), generator)
         _check_finite(step, losses.detach().cpu(), rows)
         loss = losses.mean() / section.accumulate
@@ -150,39 +151,13 @@ def _step(
         total += loss.item()
     norm = nn.utils.clip_grad_norm_(parameters, section.max_grad_norm).item()
     if not math.isfinite(norm):
-        raise TrainingError(f"step {step}: gradient norm is {norm}, {_advice(consumed)}")
+        raise TrainingError(f"step {step}: gradient norm is {norm}, {_advice(taken)}")
     group = optimizer.param_groups[0]
     group["lr"] = learning_rate(section, step)
     optimizer.step()
     metrics = {"step": step, "loss": total, "gradient_norm": norm, "step_size": group["lr"] * group.get("d", 1.0)}
-    shards = list(dict.fromkeys(run.reader.digest_of(row["set"]) for row in consumed))
-    return metrics, {"step": step, "shards": shards, "samples": consumed}
-
-
-def make_batch(features: FeatureStore, samples: list[Sample], examples: list[Example]) -> TrainingBatch:
-    """Features of targets, texts and references; dropped text is the empty prompt, dropped references are none."""
-    targets, texts, references = [], [], []
-    for sample, example in zip(samples, examples, strict=True):
-        images = sample.record["samples"]
-        target = images[example.target]
-        targets.append(features.image(sample.key, target["sample_id"]))
-        texts.append(features.text(sample.key, "" if example.drop_text else target["prompt"]))
-        kept = () if example.drop_references else example.references
-        references.append([features.image(sample.key, images[own.place]["sample_id"], own.flipped) for own in kept])
-    return TrainingBatch(targets, texts, references)
-
-
-def _consumed(sample: Sample, example: Example) -> Row:
-    """What a training example took from its set, for the ledger: what was dropped is named as dropped."""
-    images = sample.record["samples"]
-    kept = () if example.drop_references else example.references
-    return {
-        "set": sample.key,
-        "target": images[example.target]["sample_id"],
-        "references": [images[own.place]["sample_id"] for own in kept],
-        "flipped": [own.flipped for own in kept],
-        "text": not example.drop_text,
-    }
+    shards = list(dict.fromkeys(run.reader.digest_of(row["set"]) for row in taken if "set" in row))
+    return metrics, {"step": step, "shards": shards, "samples": taken}
 
 
 def _check_finite(step: int, losses: torch.Tensor, rows: list[Row]) -> None:
@@ -193,5 +168,5 @@ def _check_finite(step: int, losses: torch.Tensor, rows: list[Row]) -> None:
 
 
 def _advice(rows: list[Row]) -> str:
-    named = ", ".join(row["target"] for row in rows)
-    return f"at the samples {named}; look at them, or lower train.learning_rate or train.max_grad_norm"
+    samples = ", ".join(map(named, rows))
+    return f"at the samples {samples}; look at them, or lower train.learning_rate or train.max_grad_norm"

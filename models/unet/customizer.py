@@ -110,6 +110,11 @@ class UNetCustomizer(UNetModel):
         return [{**own, "mask": mask.view(clean.shape[-2:])} for own, mask in zip(found, grids, strict=True)]
 
     @torch.no_grad()
+    def target_features(self, images: Sequence[np.ndarray]) -> list[Features]:
+        """{"latents": (C, h, w) clean} of uint8 (H, W, 3) images of one size."""
+        return [{"latents": own} for own in self.encode_images(np.stack(images)).cpu()]
+
+    @torch.no_grad()
     def text_features(self, prompts: Sequence[str]) -> list[Features]:
         """{"sequence": (T, C)} per prompt, with SDXL also "pooled": (P,)."""
         text = self.encode_prompts(prompts)

@@ -10,6 +10,7 @@ from data.benchmarks.base import BenchmarkObject
 from data.benchmarks.readers import read_benchmark
 from data.records import PromptRecord
 from data.shards import ShardWriter
+from data.squares import middle_square
 from data.stage import ShardSpec, StageContext
 from models.evaluation.metrics import objects_found
 from tasks.evaluation.scoring import open_finder
@@ -75,8 +76,7 @@ def _mask(path: Path, reference: Path, side: int) -> np.ndarray:
         with Image.open(path) as image, Image.open(reference) as original:
             if image.size != original.size:
                 raise ValueError(f"{path} is {image.size}, its reference {original.size}; they must be equal")
-            square = min(image.size)
-            left, top = (image.width - square) // 2, (image.height - square) // 2
+            left, top, square = middle_square(image.size)
             cut = image.convert("L").crop((left, top, left + square, top + square))
             return np.asarray(cut.resize((side, side), Image.Resampling.NEAREST)) > 0
     except UnidentifiedImageError as error:

@@ -1,6 +1,7 @@
 """Training curves and what the checkpoint was made from."""
 
 import json
+from typing import Any
 
 from markupsafe import Markup
 
@@ -36,6 +37,13 @@ def curves(rows: list[Row]) -> list[Markup]:
     return charts
 
 
+def _pairs(summary: dict[str, Any]) -> str:
+    if "pairs" not in summary:
+        return ""
+    skipped = sum(summary["pairs_skipped"].values())
+    return f", {summary['pairs_seen']} of the samples text-image pairs out of {summary['pairs']} ({skipped} skipped)"
+
+
 def note(ctx: StageContext, index: ShardIndex) -> str:
     """The run in a sentence or two, with the dataset that the checkpoint says it was trained on."""
     section, summary = ctx.recipe.train, index.summary
@@ -44,7 +52,7 @@ def note(ctx: StageContext, index: ShardIndex) -> str:
         f"{summary['steps']} steps of {section.batch * section.accumulate}, {section.optimizer}, LoRA rank "
         f"{section.lora_rank} on {section.lora_targets.replace('_', ' and ')}, 1 to {section.max_references} "
         f"references, from {summary['base_model'].partition('@')[0]}. {summary['samples_seen']} samples of "
-        f"{summary['sets_seen']} sets were consumed. The checkpoint names the dataset {dataset[:16]}"
+        f"{summary['sets_seen']} sets were consumed{_pairs(summary)}. The checkpoint names the dataset {dataset[:16]}"
     )
     published = index_file(ctx, "shard")
     same = published.exists() and sha256_file(published) == dataset

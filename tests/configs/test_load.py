@@ -43,6 +43,9 @@ def test_every_runtime_in_the_repository_is_valid(name: str) -> None:
         ("render.views_per_set=8", ["prompts.scenes + prompts.other_object", "needs a prompt of its own"]),
         ("assets.source=folder", ["assets.folder is not set"]),
         ("models.clip=big-clip", ["models.clip is 'big-clip'", "miniature-clip"]),
+        ("train.pairs=web", ["train.pairs is web and train.pairs_share is 0", "need both"]),
+        ("train.pairs_share=0.1", ["train.pairs is not set and train.pairs_share is 0.1", "need both"]),
+        ("train.reference_crops=-1", ["train.reference_crops is -1", "at least 0"]),
         ("prompts.writer=openai", ["prompts.writer is openai", "models.writer is not set"]),
     ],
 )

@@ -79,6 +79,7 @@ def project_like(tmp_path: Path) -> Path:
         ("select.min_quality=5.25", "select"),
         ("generate.msa=false", "generate"),
         ("train.steps=7", "train"),
+        ("train.reference_crops=2", "train"),
         ("prompts.scenes=4", "prompts"),
         ("report.max_sets=3", "report"),
         ("render.fov_deg=50", "render"),

@@ -1,9 +1,11 @@
 """Workspaces: recipes are activated, paths keep their meaning, and files that a recipe names are tracked."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,9 +13,9 @@ from fake_workspace import bare_workspace, subprocess_environment
 
 from configs.load import ConfigError, load_recipe, load_resolved
 from configs.schema import Recipe
-from flows.graph import load_graph, stage_signature
+from flows.graph import load_graph, stage_signature, tracked_values
 from flows.inputs import check_inputs, input_values, resolve_paths, write_inputs
-from flows.workspace import choose_recipe, find_workspace, locked, quiet_environment, run_environment
+from flows.workspace import PROJECT, choose_recipe, find_workspace, locked, quiet_environment, run_environment
 
 
 def folder_recipe(path: str) -> Recipe:
@@ -105,11 +107,36 @@ def test_paths_of_the_evaluation_are_resolved_and_hashed_row_by_row(
         input_values(choose_recipe(workspace, None, ("evaluate.external.x=gone",)), tmp_path, ("evaluate",))
 
 
+def test_pairs_are_resolved_and_part_of_the_signature_of_training_alone(
+    tmp_path: Path, meshes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pairs = ("train.pairs=meshes", "train.pairs_share=0.1")
+    assert choose_recipe(tmp_path / "work", "miniature", pairs).train.pairs == str(meshes)
+    workspace = bare_workspace(tmp_path / "bare", f"train.pairs={meshes}", pairs[1])
+    assert choose_recipe(workspace, None, ("train.pairs=more",)).train.pairs == str(tmp_path / "more")
+    shutil.copy(PROJECT / "dvc.yaml", workspace / "dvc.yaml")
+    graph, recipe = load_graph(workspace), load_resolved(workspace / "configs/recipe.yaml")
+
+    def tracked() -> dict[str, dict[str, Any]]:
+        write_inputs(recipe, workspace)
+        return {stage: tracked_values(graph.node(stage), workspace) for stage in graph.names}
+
+    before = tracked()
+    assert before["train"]["configs/inputs.yaml"]["train"].keys() == {"pairs"}
+    (meshes / "cup.glb").write_bytes(b"another")
+    with pytest.raises(ConfigError, match="start with syncd run"):
+        check_inputs(graph, "train", recipe, workspace)
+    after = tracked()
+    assert [stage for stage in graph.names if before[stage] != after[stage]] == ["train"]
+
+
 def test_a_recipe_without_paths_has_no_digests(tmp_path: Path) -> None:
     recipe = resolve_paths(load_recipe("miniature"), tmp_path, tmp_path)
     (tmp_path / "configs").mkdir()
     write_inputs(recipe, tmp_path)
-    assert yaml.safe_load((tmp_path / "configs/inputs.yaml").read_text()) == {"assets": {}, "evaluate": {}}
+    recorded = yaml.safe_load((tmp_path / "configs/inputs.yaml").read_text())
+    assert recorded == {"assets": {}, "train": {}, "evaluate": {}}
 
 
 def test_runs_are_hermetic_and_quiet_but_the_caller_may_say_otherwise(

@@ -3,6 +3,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import stage_runs
 import tiny_flux
@@ -12,12 +13,16 @@ from generated_sets import random_set
 
 from configs.load import load_recipe
 from configs.schema import ModelRef, Recipe
-from data.shards import ShardIndex, sha256_file
+from data.ids import digest_of
+from data.images import encode_png
+from data.pairs import PairsError
+from data.shards import ShardIndex, ShardWriter, sha256_file
 from data.stage import StageContext
 from models.lora import FILE_NAME, read_metadata
 from models.training.record import CheckpointRecord
 from models.training.trainer import train as train_loop
 from tasks import train
+from tasks.reporting.training import note
 
 torch.set_num_threads(1)
 
@@ -77,13 +82,14 @@ def test_the_recipe_digest_follows_what_determines_the_weights_and_nothing_else(
     reader = ShardReader(workspace / "artifacts" / "shard", 0)
 
     def digest(other: Recipe) -> str:
-        return train.checkpoint_record(context_of(workspace, other), reader).recipe_sha256
+        return train.checkpoint_record(context_of(workspace, other), reader, None).recipe_sha256
 
     def with_train(**change: Any) -> Recipe:
         return recipe.model_copy(update={"train": recipe.train.model_copy(update=change)})
 
     assert digest(recipe.model_copy(update={"name": "other"})) == digest(recipe)
     assert digest(with_train(max_failed_fraction=0.7)) == digest(recipe)
+    assert digest(with_train(pairs="elsewhere")) == digest(recipe), "pairs count by their digest"
     assert digest(with_train(lora_rank=3)) != digest(recipe)
     assert digest(recipe.model_copy(update={"seed": 1})) != digest(recipe)
 
@@ -146,10 +152,81 @@ def test_a_killed_and_resumed_run_publishes_the_same_bytes(
     assert digests(live) == digests(whole / "artifacts" / "train" / "dvclive"), "what was watched is what was published"
 
 
+def pairs_of(folder: Path) -> Path:
+    """Two tars of pairs with two bad samples."""
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        with ShardWriter(folder / name, "web", "s", 0) as out:
+            for number in range(3):
+                picture = encode_png(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8))
+                out.add(f"{name}{number}", {"caption": "a mug on the beach"}, {"png": picture})
+            out.add(f"{name}3", {"caption": "a mug"}, {"png": b"none"})
+            out.finish()
+    return folder
+
+
+@pytest.fixture
+def mixed(recipe: Recipe, tmp_path: Path) -> Recipe:
+    changes = {"pairs": str(pairs_of(tmp_path / "web")), "pairs_share": 0.5, "reference_crops": 2}
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update=changes)})
+
+
+def test_a_run_with_pairs_and_crops_says_what_it_took_and_what_it_skipped(tmp_path: Path, mixed: Recipe) -> None:
+    workspace = workspace_with_dataset(tmp_path / "work", mixed)
+    index = stage_runs.run_stage(train, context_of(workspace, mixed))
+    summary = index.summary
+    assert (summary["pairs"], summary["pairs_seen"], summary["samples_seen"]) == (6, 6, 12)
+    assert summary["pairs_skipped"] == {"unreadable": 2}
+    folder = workspace / "artifacts" / "train"
+    tars = json.loads((folder / "pairs.json").read_text())["tars"]
+    assert [(tar["name"], tar["pairs"], tar["skipped"]) for tar in tars] == [
+        ("a/000000.tar", 3, {"unreadable": 1}), ("b/000000.tar", 3, {"unreadable": 1})
+    ]  # fmt: skip
+    assert [tar["sha256"] for tar in tars] == [sha256_file(tmp_path / "web" / tar["name"]) for tar in tars]
+    record = CheckpointRecord.from_header(read_metadata(folder / FILE_NAME))
+    assert record.pairs_sha256 == digest_of([tar["sha256"] for tar in tars])
+    rows = [row for line in (folder / "ledger.jsonl").read_text().splitlines() for row in json.loads(line)["samples"]]
+    assert {(row["tar"], row["pair"]) for row in rows if "pair" in row} == {
+        (tar["sha256"], f"{tar['name'][0]}{number}") for tar in tars for number in range(3)
+    }
+    assert any(row.get("crops") for row in rows)
+    assert "6 of the samples text-image pairs out of 6 (2 skipped)" in note(context_of(workspace, mixed), index)
+
+
+def test_a_killed_run_with_pairs_publishes_the_same_bytes(
+    tmp_path: Path, mixed: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = workspace_with_dataset(tmp_path / "whole", mixed)
+    stage_runs.run_stage(train, context_of(whole, mixed))
+    cut = workspace_with_dataset(tmp_path / "cut", mixed)
+
+    def killed(run: Any, on_step: Any) -> Any:
+        def stop(row: dict[str, Any]) -> None:
+            on_step(row)
+            if row["step"] == 4:
+                raise KeyboardInterrupt
+
+        return train_loop(run, stop)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(train, "train", killed)
+        stage_runs.run_stage(train, context_of(cut, mixed))
+    stage_runs.run_stage(train, context_of(cut, mixed))
+    assert digests(cut / "artifacts" / "train") == digests(whole / "artifacts" / "train")
+
+
 def test_an_empty_dataset_is_refused_with_the_fix(tmp_path: Path, recipe: Recipe) -> None:
     stage_runs.write_input(tmp_path, "shard", [], recipe)
     with pytest.raises(ValueError, match="holds no set to train on; lower select"):
         train.plan(context_of(tmp_path, recipe))
+
+
+def test_pairs_that_are_no_tars_are_refused_before_any_model_is_loaded(tmp_path: Path, mixed: Recipe) -> None:
+    (tmp_path / "empty").mkdir()
+    section = mixed.train.model_copy(update={"pairs": str(tmp_path / "empty")})
+    workspace = workspace_with_dataset(tmp_path / "work", mixed)
+    with pytest.raises(PairsError, match=r"empty: holds no \.tar"):
+        train.plan(context_of(workspace, mixed.model_copy(update={"train": section})))
 
 
 def test_training_leaves_git_and_dvc_alone(tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Train, evaluate and sample with a U-Net: the same stages, with object masks and a checkpoint of two halves."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from generated_sets import random_set
 
 from configs.load import load_recipe
 from configs.schema import NoisedReferences, Recipe
-from data.shards import sha256_file
+from data.images import encode_png
+from data.shards import ShardWriter, sha256_file
 from models.lora import FILE_NAME, read_metadata
 from models.training.record import CheckpointRecord
 from models.training.restore import restore
@@ -133,6 +135,24 @@ def test_masks_are_found_by_the_segmenter_where_none_are_given(
     assert len(alone("a red mug", [picture], [mask], num_inference_steps=2).images) == 1
 
 
+def test_pairs_need_no_mask_and_crops_carry_theirs(tmp_path: Path, recipe: Recipe) -> None:
+    rng = np.random.default_rng(0)
+    with ShardWriter(tmp_path / "web", "web", "s", 0) as out:
+        for number in range(3):
+            picture = encode_png(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
+            out.add(f"pair{number}", {"caption": "a mug on the beach"}, {"png": picture})
+        out.finish()
+    changes = {"pairs": str(tmp_path / "web"), "pairs_share": 0.5, "reference_crops": 2}
+    mixed = recipe.model_copy(update={"train": recipe.train.model_copy(update=changes)})
+    folder = trained(tmp_path / "work", mixed)
+    rows = [row for line in (folder / "ledger.jsonl").read_text().splitlines() for row in json.loads(line)["samples"]]
+    assert sum("pair" in row for row in rows) == 5
+    assert any(row.get("crops") for row in rows)
+    record = CheckpointRecord.from_header(read_metadata(folder / FILE_NAME))
+    assert record.pairs_sha256 is not None
+    assert restore(folder, "cpu")[1] == record
+
+
 def test_features_of_training_carry_the_masks_of_the_shards(checkpoint: Path, recipe: Recipe) -> None:
     from data.reader import decode_set
     from data.shards import load_index, read_all
@@ -141,7 +161,7 @@ def test_features_of_training_carry_the_masks_of_the_shards(checkpoint: Path, re
 
     dataset = checkpoint.parent / "shard"
     ctx = stage_runs.context("train", recipe, checkpoint.parents[1], ("shard",))
-    store = FeatureStore(ctx.work_dir / "features", load_index(dataset))
+    store = FeatureStore(ctx.work_dir / "features", load_index(dataset), recipe.train, recipe.seed)
     for sample in read_all(dataset, load_index(dataset)):
         for image in decode_set(sample).images:
             for flipped in (False, True):

@@ -1,6 +1,8 @@
 """A small published dataset and a customization model of a few parameters, so that the loop itself is tested."""
 
-from collections.abc import Sequence
+import io
+import tarfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ from models.customizer import Features, TrainingBatch
 
 SIDE = 8
 SETS_PER_SHARD = (3, 2, 3)
+LONGEST = 40
+"""Letters of a prompt that the customization model takes."""
 
 
 def write_dataset(directory: Path) -> Path:
@@ -38,6 +42,22 @@ def write_dataset(directory: Path) -> Path:
     return directory
 
 
+def write_pairs(path: Path, count: int, more: dict[str, bytes] | None = None, side: int = SIDE) -> Path:
+    """A tar of text-image pairs of random pixels, `more` members behind them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(len(path.name) + count)
+    members: dict[str, bytes] = {}
+    for number in range(count):
+        members[f"{number:04d}.png"] = encode_png(rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
+        members[f"{number:04d}.txt"] = f"a scene {path.stem} {number}".encode()
+    with tarfile.open(path, "w") as tar:
+        for name, data in {**members, **(more or {})}.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            tar.addfile(header, io.BytesIO(data))
+    return path
+
+
 class SmallCustomizer:
     """Linear in the features of target, text and references; counts what it encodes."""
 
@@ -51,6 +71,14 @@ class SmallCustomizer:
     def image_features(self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> list[Features]:
         self.encoded_images += list(images)
         return [{"tokens": torch.from_numpy(image.astype(np.float32) / 255).reshape(-1, 3)} for image in images]
+
+    def target_features(self, images: Sequence[np.ndarray]) -> list[Features]:
+        return self.image_features(images, [])
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        for prompt in prompts:
+            if len(prompt) > LONGEST:
+                raise ValueError(f"prompt has {len(prompt)} letters; allowed: {LONGEST}")
 
     def text_features(self, prompts: Sequence[str]) -> list[Features]:
         self.encoded_prompts += list(prompts)
@@ -101,3 +129,8 @@ def customizer() -> SmallCustomizer:
 @pytest.fixture
 def make_customizer() -> type[SmallCustomizer]:
     return SmallCustomizer
+
+
+@pytest.fixture
+def make_pairs() -> Callable[..., Path]:
+    return write_pairs

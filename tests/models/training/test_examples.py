@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 
 from configs.schema import Train
-from models.training.examples import Example, Reference, draw_example
+from models.training.examples import Example, Reference, draw_example, draw_pair, may_flip
 
 SECTION = Train(drop_text=0.1, drop_image=0.2, drop_both=0.05, max_references=2)
 
@@ -79,3 +79,26 @@ def test_shares_of_one_and_zero_mean_always_and_never(section: Train, kind: tupl
 def test_shares_that_exceed_one_together_are_refused() -> None:
     with pytest.raises(ValueError, match=r"drop_both is 1\.2; allowed: at most 1"):
         Train(drop_text=0.4, drop_image=0.4, drop_both=0.4)
+
+
+def test_a_reference_is_one_of_the_crops_of_its_image_each_as_likely() -> None:
+    section = SECTION.model_copy(update={"reference_crops": 4})
+    counts = Counter(reference.crop for example in draws(3, section) for reference in example.references)
+    assert set(counts) == set(range(4))
+    assert all(abs(count / counts.total() - 0.25) < 0.02 for count in counts.values())
+    assert {reference.crop for example in draws(3) for reference in example.references} == {None}
+
+
+def test_a_pair_has_no_references_and_drops_its_text_as_often_as_a_set_does() -> None:
+    rng = random.Random(0)
+    examples = [draw_pair(SECTION, rng) for _ in range(20000)]
+    assert {(example.target, example.references) for example in examples} == {(0, ())}
+    assert abs(sum(example.drop_text for example in examples) / 20000 - 0.15) < 0.01
+
+
+@pytest.mark.parametrize("images", [1, 2, 3, 4])
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_flips_are_drawn_where_they_may_be_and_nowhere_else(images: int, most: int) -> None:
+    section = SECTION.model_copy(update={"max_references": most})
+    drawn = any(own.flipped for example in draws(images, section, 500) for own in example.references)
+    assert drawn == may_flip(images, section)

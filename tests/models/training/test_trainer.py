@@ -8,10 +8,13 @@ import pytest
 import torch
 
 from configs.schema import Train
+from data.digests import DigestCache
+from data.pairs import PairOrder
 from data.reader import ShardReader
 from data.shards import load_index
 from models.training.checkpoints import CheckpointError, checkpoints
 from models.training.features import FeatureStore
+from models.training.pairs import PairMix, PairStore
 from models.training.trainer import History, Run, TrainingError, learning_rate, train
 
 torch.set_num_threads(1)
@@ -25,9 +28,23 @@ class KilledError(Exception):
 
 
 def run_of(dataset: Path, folder: Path, customizer: Any, section: Train = SECTION, seed: int = 0) -> Run:
-    features = FeatureStore(folder / "features", load_index(dataset))
+    features = FeatureStore(folder / "features", load_index(dataset), section, seed)
     features.prepare(customizer, dataset)
-    return Run(customizer, ShardReader(dataset, seed=seed, buffer=4), features, section, seed, folder / "checkpoints")
+    reader = ShardReader(dataset, seed=seed, buffer=4)
+    pairs = None
+    if section.pairs:
+        store = PairStore(folder / "pairs", Path(section.pairs), DigestCache.of_workspace(folder))
+        store.prepare(customizer, 8, 8)
+        pairs = PairMix(store, PairOrder(len(store), section.pairs_share, seed))
+    return Run(customizer, reader, features, section, seed, folder / "checkpoints", pairs=pairs)
+
+
+@pytest.fixture
+def mixed(tmp_path: Path, make_pairs: Any) -> Train:
+    """With pairs and with crops."""
+    web = make_pairs(tmp_path / "web" / "a.tar", 3).parent
+    make_pairs(web / "b.tar", 2)
+    return SECTION.model_copy(update={"pairs": str(web), "pairs_share": 0.4, "reference_crops": 2})
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "prodigy"])
@@ -62,6 +79,88 @@ def test_a_killed_and_resumed_run_is_bit_equal_to_an_uninterrupted_one(
     for name, tensor in whole.adapter_state().items():
         assert torch.equal(resumed.adapter_state()[name], tensor)
     assert len(resumed.batches) < len(whole.batches) or killed_at < 2, "work before the checkpoint is not done again"
+
+
+@pytest.mark.parametrize("killed_at", [1, 4, 7])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_pairs_and_crops_are_resumed_exactly(
+    dataset: Path, tmp_path: Path, make_customizer: Any, mixed: Train, killed_at: int, accumulate: int
+) -> None:
+    section = mixed.model_copy(update={"accumulate": accumulate})
+    whole = make_customizer()
+    expected = train(run_of(dataset, tmp_path / "whole", whole, section))
+
+    def kill(row: dict[str, Any]) -> None:
+        if row["step"] == killed_at:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train(run_of(dataset, tmp_path / "cut", make_customizer(), section), kill)
+    resumed = make_customizer()
+    assert train(run_of(dataset, tmp_path / "cut", resumed, section)) == expected
+    for name, tensor in whole.adapter_state().items():
+        assert torch.equal(resumed.adapter_state()[name], tensor)
+
+
+def test_the_share_of_pairs_is_exact_and_sets_and_pairs_are_drawn_once_an_epoch(
+    dataset: Path, tmp_path: Path, customizer: Any, mixed: Train
+) -> None:
+    section = mixed.model_copy(update={"steps": 50, "batch": 2, "accumulate": 2})
+    rows = [row for step in train(run_of(dataset, tmp_path, customizer, section)).ledger for row in step["samples"]]
+    pairs = [(row["tar"], row["pair"]) for row in rows if "pair" in row]
+    sets = [row["set"] for row in rows if "set" in row]
+    assert (len(pairs), len(sets)) == (80, 120)
+    assert all(set(Counter(pairs[start : start + 5]).values()) == {1} for start in range(0, 80, 5))
+    assert all(Counter(sets[start : start + 8]) == Counter(load_index(dataset).keys) for start in range(0, 120, 8))
+    other = run_of(dataset, tmp_path / "other", customizer, section, seed=1)
+    drawn = [(row["tar"], row["pair"]) for step in train(other).ledger for row in step["samples"] if "pair" in row]
+    assert drawn != pairs
+
+
+def test_the_ledger_says_which_pair_and_which_crop_every_example_was(
+    dataset: Path, tmp_path: Path, customizer: Any, mixed: Train
+) -> None:
+    run = run_of(dataset, tmp_path, customizer, mixed.model_copy(update={"steps": 40, "max_references": 3}))
+    history = train(run)
+    store = run.pairs.store
+    stored = {(pair.tar, pair.key): pair for pair in map(store.pair, range(len(store)))}
+    shard_of = {key: entry.sha256 for entry in load_index(dataset).shards for key in entry.keys}
+    dropped, crops = Counter(), Counter()
+    for row, batch in zip(history.ledger, customizer.batches, strict=True):
+        assert set(row["shards"]) == {shard_of[item["set"]] for item in row["samples"] if "set" in item}
+        for place, item in enumerate(row["samples"]):
+            if "pair" in item:
+                pair = stored[item["tar"], item["pair"]]
+                assert torch.equal(batch.targets[place]["tokens"], pair.target["tokens"])
+                text = pair.text if item["text"] else pair.no_text
+                assert torch.equal(batch.texts[place]["pooled"], text["pooled"])
+                assert batch.references[place] == []
+                dropped[item["text"]] += 1
+                continue
+            whole = run.features.image(item["set"], item["target"])
+            assert torch.equal(batch.targets[place]["tokens"], whole["tokens"]), "targets are whole images"
+            taken = zip(item["references"], item["flipped"], item.get("crops", []), strict=True)
+            for (name, flipped, crop), given in zip(taken, batch.references[place], strict=True):
+                assert torch.equal(given["tokens"], run.features.image(item["set"], name, flipped, crop)["tokens"])
+                crops[crop] += 1
+    assert set(crops) == {0, 1} and abs(crops[0] - crops[1]) < 0.4 * crops.total()
+    assert 0.1 < dropped[False] / dropped.total() < 0.5, "0.2 without text and 0.05 without anything"
+    json.dumps(history.ledger)
+
+
+def test_a_pair_with_a_loss_that_is_not_finite_is_named(
+    dataset: Path, tmp_path: Path, customizer: Any, mixed: Train
+) -> None:
+    customizer.poison = "a scene b 1"
+    with pytest.raises(TrainingError, match=r"loss is nan, at the samples 0001 in the tar [0-9a-f]{64};"):
+        train(run_of(dataset, tmp_path, customizer, mixed))
+
+
+def test_without_pairs_and_crops_the_ledger_says_nothing_of_them(
+    dataset: Path, tmp_path: Path, customizer: Any
+) -> None:
+    rows = [row for step in train(run_of(dataset, tmp_path, customizer)).ledger for row in step["samples"]]
+    assert {tuple(sorted(row)) for row in rows} == {("flipped", "references", "set", "target", "text")}
 
 
 def test_a_finished_run_trains_no_further_step(dataset: Path, tmp_path: Path, make_customizer: Any) -> None:

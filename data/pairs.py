@@ -1,0 +1,130 @@
+"""Plain text-image pairs from somebody's WebDataset: what is read of them, what is refused, and when each is drawn.
+
+A sample is a picture (.jpg, .jpeg, .png, .webp) and its caption (.txt, or .json with `caption` or `prompt`).
+"""
+
+import io
+import json
+import math
+import random
+import tarfile
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from data.assets.files import files_below
+from data.ids import seed_for
+from data.shards import Failure
+from data.squares import middle_square
+
+PICTURES = ("jpg", "jpeg", "png", "webp")
+CAPTION_KEYS = ("caption", "prompt")
+
+
+class PairsError(Exception):
+    """Pairs that nothing can be trained on; the message names the path and the fix."""
+
+
+@dataclass(frozen=True)
+class TextImage:
+    """One pair: its key within its tar, its caption with single spaces, and its picture uint8 (H, W, 3)."""
+
+    key: str
+    caption: str
+    image: np.ndarray
+
+
+def pair_tars(path: Path) -> list[Path]:
+    """The tars below a folder in the order of their names, or the one that `path` is; PairsError if there is none."""
+    tars = [path] if path.is_file() else [path / name for name in files_below(path) if name.endswith(".tar")]
+    if not tars:
+        raise PairsError(f"{path}: holds no .tar; set train.pairs to a folder of WebDataset tars, or to one of them")
+    return tars
+
+
+def read_pairs(tar: Path, height: int, width: int) -> Iterator[TextImage | Failure]:
+    """Every sample of a tar in its order: the middle square of its picture at this size, or why it cannot be used.
+
+    Reasons: no_picture, no_caption, bad_caption, unreadable, too_small (the square would be enlarged). PairsError if
+    the tar itself cannot be read to its end.
+    """
+    with tar.open("rb") as stream:
+        samples = group_by_keys(tar_file_expander([{"url": str(tar), "stream": stream}]))
+        try:
+            for sample in samples:
+                yield _decode(sample["__key__"], sample, height, width)
+        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+            raise PairsError(f"{tar}: not a WebDataset tar that can be read ({error.args[0]}); get it again") from error
+
+
+def _decode(key: str, members: Mapping[str, bytes], height: int, width: int) -> TextImage | Failure:
+    found = [members[extension] for extension in PICTURES if extension in members]
+    if not found:
+        return Failure(key=key, reason="no_picture", detail=f"none of .{', .'.join(PICTURES)}")
+    try:
+        caption = _caption(members)
+    except ValueError as error:
+        return Failure(key=key, reason="bad_caption", detail=str(error))
+    if not caption:
+        return Failure(key=key, reason="no_caption", detail="no text in .txt, nor in .json as caption or prompt")
+    try:
+        with Image.open(io.BytesIO(found[0])) as picture:
+            if min(picture.size) < max(height, width):
+                size = f"{picture.width} x {picture.height}, training is at {width} x {height}"
+                return Failure(key=key, reason="too_small", detail=size)
+            return TextImage(key, caption, middle_square(picture.size).cut(picture, height, width))
+    except UnidentifiedImageError:
+        return Failure(key=key, reason="unreadable", detail="of no form that Pillow knows")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return Failure(key=key, reason="unreadable", detail=str(error))
+
+
+def _caption(members: Mapping[str, bytes]) -> str:
+    """The first text that is not blank; ValueError for what is no UTF-8 or no JSON object of strings."""
+    texts = [members.get("txt", b"").decode()]
+    if "json" in members:
+        record = json.loads(members["json"])
+        if not isinstance(record, dict):
+            raise ValueError(f".json holds a {type(record).__name__}; a caption needs an object with caption or prompt")
+        named = {name: record[name] for name in CAPTION_KEYS if record.get(name) is not None}
+        for name, value in named.items():
+            if not isinstance(value, str):
+                raise ValueError(f".json has the {name} {value!r}; it must be text")
+        texts += named.values()
+    return next((joined for text in texts if (joined := " ".join(text.split()))), "")
+
+
+class PairOrder:
+    """Which training examples are pairs, and which pair each of them is: both follow from the example's number alone.
+
+    Pairs are spread evenly: of the first n examples, n x `share` are pairs, to within one, from a first place that
+    the seed draws. They go through all pairs in an order drawn anew in every epoch.
+    """
+
+    def __init__(self, pairs: int, share: float, seed: int) -> None:
+        self.pairs, self.seed = pairs, seed
+        self._share = Fraction(share)
+        self._offset = Fraction(random.Random(seed_for(seed, "train", "pairs")).random())
+        self._epoch = -1
+        self._order = array("Q")
+
+    def at(self, example: int) -> int | None:
+        """Number of the pair that the `example`-th example of a run is; None if it is none."""
+        drawn = self._before(example)
+        if self._before(example + 1) == drawn:
+            return None
+        epoch, position = divmod(drawn, self.pairs)
+        if epoch != self._epoch:
+            self._order = array("Q", range(self.pairs))
+            random.Random(seed_for(self.seed, "train", f"pairs-{epoch}")).shuffle(self._order)
+            self._epoch = epoch
+        return self._order[position]
+
+    def _before(self, example: int) -> int:
+        return math.floor(example * self._share + self._offset)
