@@ -378,6 +378,11 @@ class Evaluate(Budget):
     )
     objects: Annotated[int, Field(ge=0)] = Field(0, description="held-out objects to use, 0 for all")
     references: Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1)] = (1, 3)
+    identity_references: Annotated[int, Field(ge=0, le=16)] = Field(
+        0,
+        description="held_out: references that identity is measured against, in every row alike; 0: the most that any "
+        "row is given. Of a benchmark it is all",
+    )
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     steps: Annotated[int, Field(ge=2, le=200)] = 30
     guidance_scale: Annotated[float, Field(ge=0, le=50)] = Field(3.5, description="embedded (distilled) guidance")

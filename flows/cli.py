@@ -80,7 +80,7 @@ def evaluate(
 
     from flows.workspace import choose_recipe, run_environment
 
-    folder, how = workspace.resolve(), _runtime(runtime, workers)
+    folder, how = workspace.resolve(), runtime_of(runtime, workers)
     chosen = choose_recipe(folder, recipe, tuple(overrides or ()))
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.update(run_environment(folder, how, run_id=str(uuid.uuid4())))

@@ -84,8 +84,10 @@ def ablate(
     trainings: dict[bytes, Rows] = {}
     for name, own in rows.items():
         trainings.setdefault(canonical_json(_changes(own)), {})[name] = own
+    most = max(_kind_of(own[ROW])[1] for own in rows.values())
+    measured = f"evaluate.identity_references={max(most, *load_recipe(recipe, tuple(overrides)).evaluate.references)}"
     variants = [
-        (seed, load_recipe(recipe, (*overrides, f"seed={seed}", *_overrides(together))), together)
+        (seed, load_recipe(recipe, (*overrides, f"seed={seed}", measured, *_overrides(together))), together)
         for together in trainings.values()
         for seed in seeds
     ]
@@ -107,7 +109,15 @@ def _changes(own: Mapping[str, Any]) -> dict[str, Any]:
 def _overrides(together: Rows) -> list[str]:
     """The changes that rows share, and an evaluation of just these rows."""
     changes = _changes(next(iter(together.values())))
-    return [*as_overrides(changes), *as_overrides({"evaluate.rows": [own[ROW] for own in together.values()]})]
+    kinds, counts = zip(*(_kind_of(own[ROW]) for own in together.values()), strict=True)
+    rows = {"evaluate.rows": list(dict.fromkeys(kinds)), "evaluate.references": sorted(set(counts))}
+    return as_overrides(changes | rows)
+
+
+def _kind_of(row: str) -> tuple[str, int]:
+    """`ours-3` as ("ours", 3); a row without number has one reference."""
+    kind, _, count = row.partition("-")
+    return kind, int(count or 1)
 
 
 def _runs(seed: int, recipe: Recipe, together: Rows, folder: Path, run_stage: RunStage) -> list[Run]:

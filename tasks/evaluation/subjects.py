@@ -43,7 +43,7 @@ def object_of(set_id: str) -> str:
 def held_out(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> Iterator[Subject]:
     """The objects of the shard with enough references and prompts; the others are recorded as failed."""
     section = ctx.recipe.evaluate
-    wanted = max(section.references)
+    wanted = max(*section.references, section.identity_references)
     keys = set(spec.keys)
     sets: dict[str, list[Sample]] = {}
     for sample in ctx.read("render", [key for key in ctx.index("render").keys if object_of(key) in keys]):
@@ -57,7 +57,11 @@ def held_out(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> Iterator[S
         chosen = [prompt for prompt in record.prompts if prompt.kind in KINDS] if record else []
         without = [prompt.text for prompt in chosen if not prompt.facts]
         if len(views) < wanted:
-            out.fail(key, "too_few_views", f"{len(views)} rendered views; evaluate.references asks for {wanted}")
+            out.fail(
+                key,
+                "too_few_views",
+                f"{len(views)} rendered views; the rows and identity need {wanted}",
+            )
         elif record is None or not chosen:
             out.fail(key, "no_prompts", f"the prompts stage has none of kind {' or '.join(KINDS)} for it")
         elif section.text_metric == "clip_facts" and without:
