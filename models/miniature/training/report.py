@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 from transformers import SegformerForSemanticSegmentation
 
+from configs.schema import Guidance, NoisedReferences
 from data.shards import write_atomic
+from models.customizer import CustomizeRequest, CustomizeSettings
 from models.flux.generator import FluxGenerator
 from models.generator import GenerateSettings, SetRequest
 from models.miniature.dataset import SIZE, Views
@@ -20,12 +22,19 @@ from models.miniature.training.captions import BLURRED
 from models.miniature.training.common import Cost, write_json
 from models.miniature.world import caption
 from models.scorers.quality import QualityScorer
+from models.unet.customizer import UNetCustomizer
 
 RESULTS = "results.json"
 SAMPLES = 200
 STEPS = 24
 TRUE_CFG = 2.5
 BATCH = 50
+UNET_SAMPLES = {
+    "full caption": ("full", False),
+    "category": ("category", False),
+    "category and image": ("category", True),
+}
+"""Samples of the U-Net -> detail of the caption, and whether the render is the image prompt."""
 
 Results = dict[str, dict[str, float]]
 
@@ -54,11 +63,14 @@ def write(
     autoencoder = vae.load(out_dir / "flux" / "vae")
     chosen = spread(held_out, min(SAMPLES, len(held_out)))
     samples = generate(out_dir / "flux", chosen, "full", seed)
-    sheet(chosen, samples, generate(out_dir / "flux", first(chosen, 32), "open", seed), work_dir / "samples.png")
+    sheet(chosen, (samples, generate(out_dir / "flux", first(chosen, 32), "open", seed)), work_dir / "samples.png")
+    by_unet = {name: generate_unet(out_dir / "unet", chosen, name, seed) for name in UNET_SAMPLES}
+    sheet(chosen, tuple(by_unet.values()), work_dir / "samples_unet.png")
     results: Results = {
         "vae": vae.evaluate(autoencoder, held_out),
         "clip_real": clip.zero_shot(clip_net, held_out.images, held_out),
         "clip_samples": clip.zero_shot(clip_net, samples, chosen),
+        **{f"clip_unet_{name}": clip.zero_shot(clip_net, own, chosen) for name, own in by_unet.items()},
         "dino": dino.evaluate(dino_net, held_out),
         "segmenter": {
             **segmenter.evaluate(seg_net, held_out),
@@ -111,18 +123,41 @@ def generate(folder: Path, views: Views, detail: str, seed: int) -> np.ndarray:
     return np.concatenate(images)
 
 
+def generate_unet(folder: Path, views: Views, what: str, seed: int) -> np.ndarray:
+    """One image per view by the U-Net without depth: uint8 (N, 64, 64, 3). `what` is one of UNET_SAMPLES."""
+    customizer = UNetCustomizer.from_pretrained(folder, "cpu", torch.float32)
+    detail, shown = UNET_SAMPLES[what]
+    customizer.references = NoisedReferences(attention=not shown, mask=False, image=shown)
+    settings = CustomizeSettings(
+        SIZE, SIZE, STEPS, guidance=Guidance(form="plain", image_scale=TRUE_CFG - 1, text_scale=TRUE_CFG)
+    )
+    specs = views.specs()
+    requests = [
+        CustomizeRequest(
+            prompt_of(views, row, caption(specs[views.objects[row]], detail)),
+            seed * 100_003 + row,
+            (views.images[row],) if shown else (),
+        )
+        for row in range(len(views))
+    ]
+    images: list[np.ndarray] = []
+    for start in range(0, len(requests), BATCH):
+        images += customizer.generate_many(requests[start : start + BATCH], settings)
+    return np.stack(images)
+
+
 def prompt_of(views: Views, row: int, object_caption: str) -> str:
     return full_caption(object_caption, SCENES[views.scenes[row]], views.other(row))
 
 
-def sheet(views: Views, samples: np.ndarray, open_samples: np.ndarray, path: Path) -> None:
-    """Rows of three: renders, samples from full captions, samples from open captions; 16 columns, 3 times as big."""
-    count = len(open_samples) // 16 * 16
+def sheet(views: Views, samples: Sequence[np.ndarray], path: Path) -> None:
+    """Rows of renders and, below them, each kind of `samples`: 32 images of 16 columns, 3 times as big."""
+    count = min(32, *map(len, samples)) // 16 * 16
     if not count:
         return
     rows: list[np.ndarray] = []
     for start in range(0, count, 16):
-        for stack in (views.images, samples, open_samples):
+        for stack in (views.images, *samples):
             rows.append(np.concatenate(list(stack[start : start + 16]), axis=1))
     image = Image.fromarray(np.concatenate(rows))
     image.resize((image.width * 3, image.height * 3), Image.Resampling.NEAREST).save(path)
@@ -157,13 +192,18 @@ def markdown(
     lines += [f"Kept from earlier weights, not trained in this run: {', '.join(kept)}.", ""] if kept else []
     lines += _table(["folder", "MB (float16)"], [*sizes.items(), ("all", round(sum(sizes.values()), 2))])
     real, made = results["clip_real"], results["clip_samples"]
+    by_unet = [results[f"clip_unet_{name}"] for name in UNET_SAMPLES]
     lines += ["## Text and image", ""]
     lines += [
         "Zero-shot accuracy of CLIP in naming one attribute, on renders and on generated samples (full captions, "
-        f"depth, {STEPS} steps, true CFG {TRUE_CFG}, independent images).",
+        f"depth, {STEPS} steps, true CFG {TRUE_CFG}, independent images); and of the U-Net, which knows no depth: from "
+        "full captions, from the category alone, and from the category with the render as image prompt.",
         "",
     ]
-    lines += _table(["attribute", "renders", "samples"], [(kind, real[kind], made[kind]) for kind in real])
+    lines += _table(
+        ["attribute", "renders", "samples", *(f"U-Net, {name}" for name in UNET_SAMPLES)],
+        [(kind, real[kind], made[kind], *(own[kind] for own in by_unet)) for kind in real],
+    )
     for title, name in (
         ("Autoencoder", "vae"),
         ("Identity", "dino"),
