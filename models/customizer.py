@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.schema import Guidance, ModelRef, ReferenceForm
 from models.guidance import DualGuidance, Norms
@@ -125,13 +126,32 @@ class Customizer(Protocol):
         """Inside, the model is the base model."""
 
     @property
+    def network(self) -> nn.Module:
+        """The denoising network."""
+
+    @property
+    def tokenizers(self) -> Sequence[PreTrainedTokenizerBase]: ...
+
+    @property
+    def text_encoders(self) -> Sequence[PreTrainedModel]:
+        """In the order of their tokenizers."""
+
+    @property
+    def attention_layers(self) -> Sequence[str]:
+        """Endings of the names of all attention projections of the network."""
+
+    def text_attention(self) -> dict[str, nn.Linear]:
+        """Key and value projections of text cross-attention, by name; none where text is attended to otherwise."""
+
+    @property
     def needs_masks(self) -> bool:
         """Whether references come with object masks."""
 
     def image_features(self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> list[Features]:
         """What is kept of uint8 images (H, W, 3) of one size with their object masks bool (H, W)."""
 
-    def text_features(self, prompts: Sequence[str]) -> list[Features]: ...
+    def text_features(self, prompts: Sequence[str]) -> list[Features]:
+        """Of each prompt, with gradients to what of the text encoders is being trained."""
 
     def add_adapter(self, rank: int, targets: str, seed: int) -> None:
         """A fresh trainable adapter that changes nothing yet."""

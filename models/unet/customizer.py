@@ -56,6 +56,18 @@ class UNetCustomizer(UNetModel):
     def needs_masks(self) -> bool:
         return self.references.mask
 
+    @property
+    def network(self) -> nn.Module:
+        return self.unet
+
+    attention_layers = tuple(
+        f"{layer}.{part}" for layer in ("attn1", "attn2") for part in ("to_q", "to_k", "to_v", "to_out.0")
+    )
+
+    def text_attention(self) -> dict[str, nn.Linear]:
+        layers = self.unet.named_modules()
+        return {name: layer for name, layer in layers if name.endswith(("attn2.to_k", "attn2.to_v"))}
+
     def add_adapter(self, rank: int, targets: Literal["self_attention"], seed: int) -> None:
         if targets != "self_attention":
             raise ValueError(f"lora_targets is {targets!r}; a U-Net allows self_attention")
@@ -109,9 +121,8 @@ class UNetCustomizer(UNetModel):
         grids = token_masks(torch.from_numpy(np.stack(masks)), *clean.shape[-2:], dilation=1)
         return [{**own, "mask": mask.view(clean.shape[-2:])} for own, mask in zip(found, grids, strict=True)]
 
-    @torch.no_grad()
     def text_features(self, prompts: Sequence[str]) -> list[Features]:
-        """{"sequence": (T, C)} per prompt, with SDXL also "pooled": (P,)."""
+        """{"sequence": (T, C)} per prompt, with SDXL also "pooled": (P,); with gradients, as `encode_prompts`."""
         text = self.encode_prompts(prompts)
         parts = (
             {"sequence": text.sequence} if text.pooled is None else {"sequence": text.sequence, "pooled": text.pooled}
@@ -121,7 +132,8 @@ class UNetCustomizer(UNetModel):
     @cached_property
     def _no_text(self) -> TextEmbeddings:
         """The empty prompt, a batch of one."""
-        return self.encode_prompts([""])
+        with torch.no_grad():
+            return self.encode_prompts([""])
 
     def _text(self, features: Sequence[Features]) -> TextEmbeddings:
         names = ("sequence", "pooled") if self.sdxl else ("sequence",)
