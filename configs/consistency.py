@@ -6,6 +6,18 @@ if TYPE_CHECKING:
     from configs.schema import Recipe
 
 
+UNET_ROWS = {
+    "ip_adapter": "it has no IP-Adapter",
+    "ip_adapter_guided": "it has no IP-Adapter",
+    "no_attention": "its references enter through attention alone",
+    "no_mask": "no keys of its references are hidden",
+    "no_image": "it takes no global image",
+}
+"""Rows of U-Nets alone, and why another model has none."""
+PARTS = {"no_attention": ("attention", "image"), "no_mask": ("attention", "mask"), "no_image": ("attention", "image")}
+"""Rows that switch a part off, and the keys of train.noised that must be true for that to mean anything."""
+
+
 def check(recipe: "Recipe") -> None:
     """ValueError naming the keys that contradict each other."""
     wanted = recipe.prompts.scenes + recipe.prompts.other_object + recipe.prompts.style
@@ -53,9 +65,7 @@ def _check_evaluation(recipe: "Recipe") -> None:
         )
     if section.benchmark != "held_out":
         _check_benchmark(recipe)
-    taken = sorted({"base", "copy", "ours", "plain"} & set(section.external))
-    if taken:
-        raise ValueError(f"evaluate.external names a row {taken[0]}, as the evaluation's own is called; rename it")
+    _check_rows(recipe)
     if "dino" in section.metrics and models.dino is None:
         raise ValueError("evaluate.metrics names dino, and models.dino is not set; name the model there")
     if section.text_metric == "tifa" and models.vqa is None:
@@ -64,6 +74,27 @@ def _check_evaluation(recipe: "Recipe") -> None:
         raise ValueError(
             "evaluate.text_metric is tifa, and nothing asks its questions; set evaluate.questions to a file, or "
             "name a language model as models.writer"
+        )
+
+
+def _check_rows(recipe: "Recipe") -> None:
+    section, customizer, noised = recipe.evaluate, recipe.models.customizer, recipe.train.noised
+    for row in section.rows:
+        if row in UNET_ROWS and customizer.architecture != "unet":
+            raise ValueError(
+                f"evaluate.rows names {row}, which is for U-Nets; models.customizer {customizer.name} is of the "
+                f"architecture {customizer.architecture}, and {UNET_ROWS[row]}: take the row out"
+            )
+        untrained = [part for part in PARTS.get(row, ()) if noised is not None and not getattr(noised, part)]
+        if untrained:
+            raise ValueError(
+                f"evaluate.rows names {row}, and train.noised.{untrained[0]} is false: the row would be the model as "
+                "it was trained, or one that sees no reference; take it out"
+            )
+    if "ip_adapter" in section.rows and section.base_text_scale < 1:
+        raise ValueError(
+            f"evaluate.base_text_scale is {section.base_text_scale:g}; with the row ip_adapter, whose classifier-free "
+            "guidance has that scale, allowed: at least 1"
         )
 
 

@@ -1,6 +1,6 @@
 """Types of recipes (what determines bytes) and runtimes (what does not): every key, its range and its meaning."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -187,8 +187,19 @@ class Shard(Budget):
 
 
 class NoisedReferences(Section):
-    """How references enter the self-attention of a U-Net; what a checkpoint was trained with, it is sampled with."""
+    """How references enter a U-Net; what a checkpoint was trained with, it is sampled with."""
 
+    attention: bool = Field(
+        True,
+        description="self-attention sees the references; false: they enter through the image tokens alone (thesis "
+        "Table 5.4, + SynCD)",
+        exclude_if=lambda value: value,
+    )
+    image: bool = Field(
+        True,
+        description="image cross-attention sees one of the references; false: the IP-Adapter is off",
+        exclude_if=lambda value: value,
+    )
     mask: bool = Field(True, description="hide the keys of references' backgrounds")
     mask_dilation: Literal[1, 3, 5, 7, 9, 11, 13, 15] = Field(
         5, description="side of the window, in latents, that object masks grow by"
@@ -196,6 +207,12 @@ class NoisedReferences(Section):
     ip_adapter_scale: Annotated[float, Field(ge=0, le=2)] = Field(
         0.6, description="weight of the image cross-attention beside that of the text"
     )
+
+    @model_validator(mode="after")
+    def _enter(self) -> "NoisedReferences":
+        if not (self.attention or self.image):
+            raise ValueError("train.noised has attention and image false; references need one of them to enter through")
+        return self
 
 
 class Train(Budget):
@@ -353,6 +370,10 @@ class CustomDiffusion(Tuning):
 
 
 Metric = Literal["clip_score", "clip_i", "dino", "dinov2_i", "copy_paste", "diversity"]
+RowKind = Literal[
+    "base", "copy", "ours", "plain", "ip_adapter", "ip_adapter_guided", "no_attention", "no_mask", "no_image"
+]
+"""Rows that an evaluation can make; tasks/evaluation/rows.py says what each of them does."""
 
 
 class Evaluate(Budget):
@@ -365,6 +386,10 @@ class Evaluate(Budget):
     )
     resolution: Annotated[int, Field(ge=32, le=2048, multiple_of=16)] = Field(
         512, description="benchmark: side of references (their middle square) and images; held_out has render's"
+    )
+    rows: Annotated[tuple[RowKind, ...], Field(min_length=1)] = Field(
+        ("base", "copy", "ours", "plain"),
+        description="lines of the table (tasks/evaluation/rows.py); most have one for every number in references",
     )
     external: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.+]*$")], str] = Field(
         {}, description="row -> folder of images made elsewhere: OBJECT/pPROMPT.sSEED.png, or a manifest.csv or .json"
@@ -400,6 +425,16 @@ class Evaluate(Budget):
     detection_threshold: Share = Field(0.25, description="score above which a detection counts")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the customization model")
     batch_images: Count = 16
+
+    @model_validator(mode="after")
+    def _rows(self) -> "Evaluate":
+        repeated = [row for row in self.rows if self.rows.count(row) > 1]
+        if repeated:
+            raise ValueError(f"evaluate.rows names {repeated[0]} more than once; name it once")
+        taken = sorted(set(get_args(RowKind)) & set(self.external))
+        if taken:
+            raise ValueError(f"evaluate.external names a row {taken[0]}, as the evaluation's own is called; rename it")
+        return self
 
 
 class Report(Section):

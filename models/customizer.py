@@ -111,6 +111,9 @@ class TrainingBatch:
 class Customizer(Protocol):
     """A loaded text-to-image model with (after `add_adapter` or `load_adapter`) an adapter that reads references."""
 
+    references: ReferenceForm
+    """How references enter; assigning it switches the form."""
+
     def generate_many(
         self,
         requests: Sequence[CustomizeRequest],

@@ -1,43 +1,31 @@
 """Evaluate: the checkpoint on objects that it was not trained on, beside its baselines, on the same initial noise.
 
-Rows: `base` (no adapter, no references, plain text guidance), `copy` (the first reference as it is: all identity, no
-text, what no method should look like), `ours-N` (N references, normalised dual guidance, Eq. 5.4), `plain-N` (the
-same checkpoint with plain dual guidance), and images made elsewhere under names of their own. Identity is measured in
-every row against all references of the object, so that the rows share one yardstick.
+The recipe names the rows (tasks/evaluation/rows.py); beside them stand images made elsewhere under names of their own.
+Identity is measured in every row against all references of the object, so that the rows share one yardstick.
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-
-from configs.schema import Evaluate, Guidance
 from data.ids import canonical_json, seed_for
 from data.images import encode_png
 from data.records import Prompt
-from data.shards import ShardIndex, ShardWriter, read_all, sha256_file, write_atomic
+from data.shards import ShardIndex, ShardWriter, read_all, write_atomic
 from data.stage import ShardSpec, StageContext, chunk
-from models.customizer import Customizer, CustomizeRequest, CustomizeSettings, GuidanceTrace
 from models.evaluation.files import as_csv, as_markdown, as_parquet, guidance_csv
 from models.evaluation.record import EvaluatedImage, EvaluationRecord, ImageMetrics
-from models.evaluation.tables import KINDS, aggregate, differences
+from models.evaluation.tables import aggregate, differences
 from models.guidance import Norms
-from models.training.record import CheckpointRecord
-from models.training.restore import restore
 from tasks.evaluation.asking import with_questions
 from tasks.evaluation.benchmark import benchmark_objects, benchmark_subjects
 from tasks.evaluation.external import external_images
+from tasks.evaluation.making import make_row, restored
+from tasks.evaluation.rows import Row, models_of, pairs_of, rows_of
 from tasks.evaluation.scoring import Shot, backbones, score_images
 from tasks.evaluation.subjects import held_out, object_of
 
-BASE, COPY = "base", "copy"
-_, PROPERTY = KINDS
 HELD_OUT = "held_out"
 SUBJECTS = {
     HELD_OUT: "held-out objects",
@@ -46,36 +34,7 @@ SUBJECTS = {
     "dreambench_plus": "objects of DreamBench++",
 }
 _one_at_a_time = Lock()
-"""Threads share the model, and the base row switches its adapter off."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: who generates, with how many references, under which guidance."""
-
-    name: str
-    references: int
-    guidance: Literal["normalised", "plain"]
-
-    @property
-    def adapted(self) -> bool:
-        return self.name not in (BASE, COPY)
-
-
-def rows_of(references: Sequence[int]) -> list[Row]:
-    rows = [Row(BASE, 0, "plain"), Row(COPY, 1, "plain")]
-    rows += [Row(f"ours-{count}", count, "normalised") for count in sorted(set(references))]
-    return rows + [Row(f"plain-{count}", count, "plain") for count in sorted(set(references))]
-
-
-def pairs_of(references: Sequence[int], external: Sequence[str] = ()) -> list[tuple[str, str]]:
-    """Rows worth comparing: ours with base, more references with fewer, normalised with plain guidance; and ours with
-    the most references with what was made elsewhere."""
-    counts = sorted(set(references))
-    pairs = [(f"ours-{count}", BASE) for count in counts]
-    pairs += [(f"ours-{more}", f"ours-{fewer}") for fewer, more in pairwise(counts)]
-    pairs += [(f"ours-{count}", f"plain-{count}") for count in counts]
-    return pairs + [(f"ours-{counts[-1]}", row) for row in external]
+"""Threads share the model, and rows switch parts of it off."""
 
 
 def plan(ctx: StageContext) -> list[ShardSpec]:
@@ -104,10 +63,10 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     shots, external = external_images(ctx, shots, out)
     if not shots:
         return
-    rows = {row.name: row for row in rows_of(section.references)}
+    rows = {row.name: row for row in rows_of(section)}
     with _one_at_a_time:
-        customizer, checkpoint = _restored(ctx)
-        made = {name: _generate(ctx, customizer, row, shots) for name, row in rows.items()}
+        _, checkpoint = restored(ctx)
+        made = {name: make_row(ctx, row, shots) for name, row in rows.items()}
     images = {name: own for name, (own, _) in made.items()} | external
     scores = score_images(ctx, shots, images)
     for subject in dict.fromkeys(shot.subject for shot in shots):
@@ -129,72 +88,6 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
             checkpoint={"dataset_sha256": checkpoint.dataset_sha256, "signature": checkpoint.signature},
         )
         out.add(subject.id, record, files)
-
-
-def _restored(ctx: StageContext) -> tuple[Customizer, CheckpointRecord]:
-    """The model of the train stage, kept per process; ValueError if its base is not the one of the recipe."""
-    ctx.index("train")
-    folder = ctx.output_dir("train")
-    index_sha256 = sha256_file(folder / "index.json")
-    customizer, record = _restored_once(folder, index_sha256, ctx.device, ctx.recipe.evaluate.dtype)
-    if record.base_model != ctx.recipe.models.customizer:
-        raise ValueError(
-            f"{folder}: trained from {record.base_model.name}@{record.base_model.revision}, the recipe names "
-            f"{ctx.recipe.models.customizer.name}@{ctx.recipe.models.customizer.revision}: run the train stage again"
-        )
-    return customizer, record
-
-
-@lru_cache(maxsize=1)
-def _restored_once(folder: Path, _index_sha256: str, device: str, dtype: str) -> tuple[Customizer, CheckpointRecord]:
-    return restore(folder, device, dtype)
-
-
-def _generate(
-    ctx: StageContext, customizer: Customizer, row: Row, shots: Sequence[Shot]
-) -> tuple[list[np.ndarray], GuidanceTrace]:
-    """The images of a row, and the norms of their guidance vectors by place."""
-    if row.name == COPY:
-        return [shot.subject.references[0] for shot in shots], {}
-    section = ctx.recipe.evaluate
-    height, width = shots[0].subject.references[0].shape[:2]
-    images: dict[int, np.ndarray] = {}
-    norms: GuidanceTrace = {}
-    by_guidance: dict[Guidance, list[int]] = {}
-    for place, shot in enumerate(shots):
-        by_guidance.setdefault(guidance_of(section, row, shot.subject.prompts[shot.prompt].kind), []).append(place)
-    for guidance, places in by_guidance.items():
-        settings = CustomizeSettings(height, width, section.steps, section.guidance_scale, guidance)
-        for start in range(0, len(places), section.batch_images):
-            part = places[start : start + section.batch_images]
-            requests = [_request(row, shots[place]) for place in part]
-            seen: GuidanceTrace = {}
-            with nullcontext() if row.adapted else customizer.without_adapter():
-                images.update(zip(part, customizer.generate_many(requests, settings, seen), strict=True))
-            norms.update({part[place]: own for place, own in seen.items()})
-    return [images[place] for place in range(len(shots))], norms
-
-
-def guidance_of(section: Evaluate, row: Row, kind: str) -> Guidance:
-    """The recipe's guidance in the row's form; prompts that change a property may have an s_I of their own."""
-    changes: dict[str, Any] = {}
-    if row.guidance == "plain":
-        changes["form"] = "plain"
-    if not row.adapted:
-        changes |= {"text_scale": section.base_text_scale, "text_scale_rise": 0.0}
-    elif kind == PROPERTY and section.property_image_scale is not None:
-        changes["image_scale"] = section.property_image_scale
-    return section.guidance.model_copy(update=changes)
-
-
-def _request(row: Row, shot: Shot) -> CustomizeRequest:
-    subject = shot.subject
-    return CustomizeRequest(
-        subject.prompts[shot.prompt].text,
-        shot.noise_seed,
-        subject.references[: row.references],
-        subject.masks[: row.references],
-    )
 
 
 def _evaluated(name: str, row: Row | None, shot: Shot, metrics: ImageMetrics, norms: Sequence[Norms]) -> EvaluatedImage:
@@ -222,23 +115,30 @@ def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, A
         for record in records
         for image in record.images
     ]
-    table = aggregate(scores, [*(row.name for row in rows_of(section.references)), *sorted(section.external)])
-    gaps = differences(scores, pairs_of(section.references, sorted(section.external)))
-    models = backbones(ctx.recipe)
+    rows, external = rows_of(section), sorted(section.external)
+    table = aggregate(scores, [*(row.name for row in rows), *external])
+    gaps = differences(scores, pairs_of(rows, external))
+    measures, models = backbones(ctx.recipe), models_of(ctx.recipe)
     title = f"Evaluation on {SUBJECTS[section.benchmark]}"
     if customizer.source.startswith("miniature:"):
         title += " (miniature)"
-    write_atomic(out_dir / "images.parquet", as_parquet(scores, models))
+    write_atomic(out_dir / "images.parquet", as_parquet(scores, measures))
     norms = guidance_csv(image for record in records for image in record.images)
     write_atomic(out_dir / "guidance.csv", norms.encode())
-    write_atomic(out_dir / "table.csv", as_csv(table, models).encode())
-    write_atomic(out_dir / "table.md", as_markdown(table, gaps, models, title).encode())
-    whole = {"rows": table, "differences": gaps, "backbones": models, "subjects": SUBJECTS[section.benchmark]}
+    write_atomic(out_dir / "table.csv", as_csv(table, measures, models).encode())
+    write_atomic(out_dir / "table.md", as_markdown(table, gaps, measures, models, title).encode())
+    whole = {
+        "rows": table,
+        "differences": gaps,
+        "backbones": measures,
+        "models": models,
+        "subjects": SUBJECTS[section.benchmark],
+    }
     write_atomic(out_dir / "metrics.json", canonical_json(whole) + b"\n")
     return {
         "objects": len(records),
         "images": len(scores),
-        "backbones": models,
+        "backbones": measures,
         "identity": {row: kinds["all"]["identity"]["mean"] for row, kinds in table.items() if kinds},
         "text": {row: kinds["all"]["text"]["mean"] for row, kinds in table.items() if kinds},
         "geometric": {row: kinds["all"]["geometric"]["mean"] for row, kinds in table.items() if kinds},

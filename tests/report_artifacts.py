@@ -232,7 +232,7 @@ def evaluation(size: int, prompt: str, objects: tuple[str, ...] = HELD_OUT):
     table = aggregate(scores, EVALUATED)
     gaps = differences(scores, [("ours-1", "base"), ("ours-3", "ours-1")])
     metrics = {"rows": table, "differences": gaps, "backbones": {"identity": f"tiny-dino@{'a' * 64}"}}
-    metrics["subjects"] = "held-out objects"
+    metrics |= {"subjects": "held-out objects", "models": {row: f"tiny-flux@{'b' * 64}" for row in EVALUATED}}
     return samples, {"objects": len(objects), "images": len(scores)}, {"metrics.json": canonical_json(metrics)}
 
 

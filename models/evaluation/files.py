@@ -1,7 +1,7 @@
 """The files of an evaluation: table as CSV and Markdown, and the scores of every image as Parquet.
 
 The backbone that a number comes from stands beside it: in every line of the CSV, under every heading of the Markdown,
-and in the metadata of the Parquet file's columns.
+and in the metadata of the Parquet file's columns. So does, in CSV and Markdown, the model that made a row's images.
 """
 
 import csv
@@ -19,22 +19,24 @@ from models.evaluation.tables import ALL, KINDS, Scores
 
 Table = Mapping[str, Mapping[str, Mapping[str, Any]]]
 Backbones = Mapping[str, str]
-"""Metric (or "model") -> name@revision of all that it comes from."""
+"""Metric -> name@revision of all that it comes from."""
+Models = Mapping[str, str]
+"""Row -> what made its images."""
 SPREADS = ("mean", "standard_error", "low", "high", "seed_std")
 SHORT = 12
 """Characters of a revision in a heading."""
 
 
-def as_csv(table: Table, backbones: Backbones) -> str:
+def as_csv(table: Table, backbones: Backbones, models: Models) -> str:
     """One line per row, kind and metric."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["row", "kind", "metric", *SPREADS, "objects", "images", "backbone"])
+    writer.writerow(["row", "kind", "metric", *SPREADS, "objects", "images", "backbone", "model"])
     for row, kinds in table.items():
         for kind, cell in kinds.items():
             for metric in (name for name in METRICS if name in cell):
                 numbers = ["" if cell[metric][spread] is None else cell[metric][spread] for spread in SPREADS]
-                counts = [cell["objects"], cell["images"], backbones.get(metric, "")]
+                counts = [cell["objects"], cell["images"], backbones.get(metric, ""), models.get(row, "")]
                 writer.writerow([row, kind, metric, *numbers, *counts])
     return out.getvalue()
 
@@ -54,8 +56,9 @@ def guidance_csv(images: Iterable[EvaluatedImage]) -> str:
     return out.getvalue()
 
 
-def as_markdown(table: Table, gaps: Table, backbones: Backbones, title: str) -> str:
-    """Tables per kind of prompt, mean and 95 % bootstrap interval over objects: rows, paired differences, backbones."""
+def as_markdown(table: Table, gaps: Table, backbones: Backbones, models: Models, title: str) -> str:
+    """Tables per kind of prompt, mean and 95 % bootstrap interval over objects: rows, paired differences; then the
+    backbone of every metric and the model of every row."""
     lines = [f"# {title}", ""]
     for kind in (*KINDS, ALL):
         own = {row: kinds[kind] for row, kinds in table.items() if kind in kinds}
@@ -74,6 +77,7 @@ def as_markdown(table: Table, gaps: Table, backbones: Backbones, title: str) -> 
         if kind in gaps:
             lines += ["Differences, paired by object, prompt and seed:", "", *_table("rows", gaps[kind], backbones), ""]
     lines += ["## backbones", "", *(f"- {metric}: {model}" for metric, model in backbones.items()), ""]
+    lines += ["## models", "", *(f"- {row}: {model}" for row, model in models.items()), ""]
     return "\n".join(lines)
 
 

@@ -32,8 +32,10 @@ from models.unet.sampling import denoise, schedule
 class UNetCustomizer(UNetModel):
     """A `Customizer` on any SD-1.5 or SDXL type of folder; it installs its own processors in self-attention.
 
-    The image condition is one random reference through CLIP and the IP-Adapter; without references the image tokens
-    are zero, which adds nothing, so that no reference means the text-to-image model with its LoRA.
+    The image condition is one random reference through CLIP and the IP-Adapter. Where there is none, in training and in
+    the guidance's u alike, its tokens are those of the IP-Adapter's own unconditional image, on which the published
+    weights were trained and with which they are sampled. Tokens that are zero, which add nothing at all, are the
+    model without IP-Adapter: for references on their way into self-attention, and where `references.image` is false.
     """
 
     def __init__(self, **parts: Any) -> None:
@@ -54,7 +56,7 @@ class UNetCustomizer(UNetModel):
 
     @property
     def needs_masks(self) -> bool:
-        return self.references.mask
+        return self.references.attention and self.references.mask
 
     @property
     def network(self) -> nn.Module:
@@ -140,21 +142,32 @@ class UNetCustomizer(UNetModel):
         parts = [torch.stack([own[name] for own in features]).to(self.device, self.dtype) for name in names]
         return TextEmbeddings(parts[0], parts[1] if self.sdxl else None)
 
+    @cached_property
+    def _no_image(self) -> Features:
+        # Equal bytes wherever it is first asked for, training's autocast included.
+        with torch.autocast(self.device.type, enabled=False):
+            return {"clip": self.encode_no_appearance()}
+
+    @torch.no_grad()
     def image_tokens(self, chosen: Sequence[Features | None]) -> Tensor:
-        """Tokens (B, Q, C) of one image per sample; zero, and so without effect, where there is none."""
-        shape = (len(chosen), self.resampler.latents.shape[1], self.unet.config.cross_attention_dim)
-        tokens = torch.zeros(shape, device=self.device, dtype=self.dtype)
-        rows = [row for row, own in enumerate(chosen) if own is not None]
-        if rows:
-            clip = torch.stack([chosen[row]["clip"] for row in rows]).to(self.device, self.dtype)
-            with torch.no_grad():
-                tokens[rows] = self.resampler(clip).to(self.dtype)
-        return tokens
+        """Tokens (B, Q, C) of one image per sample, of the unconditional image where there is none.
+
+        All are zero if `references` keep images out.
+        """
+        if not self.references.image:
+            return self._no_tokens(len(chosen))
+        clip = [(own or self._no_image)["clip"].to(self.device, self.dtype) for own in chosen]
+        return self.resampler(torch.stack(clip)).to(self.dtype)
+
+    def _no_tokens(self, batch: int) -> Tensor:
+        """Zero (B, Q, C): what the U-Net takes for no IP-Adapter."""
+        shape = (batch, self.resampler.latents.shape[1], self.unet.config.cross_attention_dim)
+        return torch.zeros(shape, device=self.device, dtype=self.dtype)
 
     def reference(self, features: Features) -> Reference:
         """An image of `image_features` as self-attention reads it, its mask grown as `references` says."""
         clean = features["latents"].to(self.device)
-        if not self.references.mask:
+        if not self.needs_masks:
             return Reference(clean, None)
         mask = features["mask"]
         grown = token_masks(mask[None], *mask.shape, self.references.mask_dilation)
@@ -167,13 +180,14 @@ class UNetCustomizer(UNetModel):
         noises: Sequence[Sequence[Tensor]],
         timesteps: Tensor,
     ) -> ReferenceFeatures | None:
-        """What self-attention sees of the references of each sample, noised to its timestep; None if there are none.
+        """What self-attention sees of the references of each sample, noised to its timestep.
 
-        `noises` (C, h, w) are of the references, `timesteps` (B,) of the samples. References of one size go through
-        the base model together, without text or image tokens.
+        None if there are none, or if the form keeps them out of self-attention. `noises` (C, h, w) are of the
+        references, `timesteps` (B,) of the samples. References of one size go through the base model together, without
+        text or image tokens.
         """
         flat = [own for of_sample in references for own in of_sample]
-        if not flat:
+        if not flat or not self.references.attention:
             return None
         drawn = [own.to(self.device) for of_sample in noises for own in of_sample]
         times = torch.cat([timesteps[row].expand(len(own)) for row, own in enumerate(references)])
@@ -186,7 +200,7 @@ class UNetCustomizer(UNetModel):
                 torch.stack(part) for part in zip(*((flat[at].latents, drawn[at]) for at in places), strict=True)
             )
             noisy = self.levels.noisy(clean, noise, times[places])
-            empty = self.image_tokens([None] * len(places))
+            empty = self._no_tokens(len(places))
             with lora.lora_off(self.unet), self._exchange.recording() as seen:
                 self.velocity(noisy, times[places], self._no_text.expand(len(places)), empty)
             for name, hidden in seen.items():
@@ -273,7 +287,7 @@ class UNetCustomizer(UNetModel):
             ]
             seen = self.read(references, noises, times)
             r, f = self.predict(noisy.repeat(2, 1, 1, 1), times.repeat(2), both, images, seen).float().chunk(2)
-            if seen is None:
+            if not any(features):
                 return guidance.text_only(step, r, f)
             u = self.predict(noisy, times, empty, nothing, None).float()
             return guidance(step, u, r, f)

@@ -130,6 +130,18 @@ class UNetModel:
         values = pixels(self.feature_extractor, images).to(self.device, self.dtype)
         return self.image_encoder(pixel_values=values, output_hidden_states=True).hidden_states[-2]
 
+    @torch.no_grad()
+    def encode_no_appearance(self) -> Tensor:
+        """CLIP's tokens (T, D) of no image: of pixels that are zero once prepared, as an IP-Adapter Plus learns it.
+
+        Its training drops an image so (tencent-ailab/IP-Adapter, tutorial_train_plus.py), and its samplers, diffusers'
+        `encode_image` among them, take it as the unconditional image.
+        """
+        size = self.image_encoder.config.image_size
+        values = torch.zeros(1, self.image_encoder.config.num_channels, size, size)
+        values = values.to(self.device, self.dtype)
+        return self.image_encoder(pixel_values=values, output_hidden_states=True).hidden_states[-2][0]
+
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """ValueError if CLIP would have to cut a prompt, from which it all follows."""
         limit = min(tokenizer.model_max_length for tokenizer in self.tokenizers)
@@ -153,7 +165,7 @@ class UNetModel:
         return TextEmbeddings(torch.cat([own.hidden_states[-2] for own in found], dim=-1), found[1].text_embeds)
 
     def velocity(self, noisy: Tensor, timesteps: Tensor, text: TextEmbeddings, image_tokens: Tensor) -> Tensor:
-        """The U-Net's prediction (B, C, h, w) at `timesteps` (B,); `image_tokens` (B, Q, C), zero for no image.
+        """The U-Net's prediction (B, C, h, w) at `timesteps` (B,); `image_tokens` (B, Q, C), zero for no IP-Adapter.
 
         SDXL is told the image's height and width in pixels, as original and as target size, uncropped.
         """

@@ -99,7 +99,7 @@ def _whole_image_metrics(ctx: StageContext, identity: Any, clip: Any) -> dict[st
 
 
 def backbones(recipe: Recipe) -> dict[str, str]:
-    """Metric -> name@revision of the models that it comes from; `model` is what is evaluated."""
+    """Metric -> name@revision of the models that it comes from."""
     section, models = recipe.evaluate, recipe.models
     finder = _named(models.segmenter)
     if models.detector is not None:
@@ -118,7 +118,6 @@ def backbones(recipe: Recipe) -> dict[str, str]:
         "identity": f"{_named(models.identity)}, {found}",
         "text": f"{section.text_metric} by {_named(answerer)}",
         **{name: model for name, model in whole.items() if name in section.metrics},
-        "model": f"LoRA on {_named(models.customizer)}",
     }
 
 

@@ -80,7 +80,8 @@ def view(ctx: StageContext) -> EvaluationView | None:
             "over objects], in round brackets the standard deviation over seeds. Identity: masked cosine to the "
             "references; geometric: mean of identity and text of each image; copy_paste: cosine of the background to "
             "that of the nearest reference; diversity: 1 - cosine between seeds; clipped: share of values at 0 or 255. "
-            f"The model behind a number stands beside its name; evaluated is a {short.get('model', 'model')}."
+            "The model behind a number stands beside its name. Images are made by: "
+            f"{'; '.join(f'{row_name(row)}: {cut_digests(model)}' for row, model in metrics['models'].items())}."
         ),
         tables=tables,
         examples=[example(sample, number) for number, sample in enumerate(samples)],

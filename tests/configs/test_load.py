@@ -97,6 +97,26 @@ def test_what_would_fail_after_days_is_refused_at_once(recipe: str, override: st
         ("miniature-unet", ("train.noised=null",), "train.references is noised and train.noised is not set; write"),
         ("miniature", ("train.noised={}",), "train.references is separate and train.noised is set; allowed with"),
         ("miniature-unet", ("models.customizer=miniature-flux",), "with models.customizer miniature-flux it must be s"),
+        (
+            "miniature-unet",
+            ("train.noised={attention: false, image: false}",),
+            "train.noised has attention and image false; references need one of them",
+        ),
+        (
+            "miniature-unet",
+            ("train.noised.attention=false", "evaluate.rows=[ours, no_mask]"),
+            "evaluate.rows names no_mask, and train.noised.attention is false",
+        ),
+        (
+            "miniature-unet",
+            ("train.noised.image=false", "evaluate.rows=[no_attention]"),
+            "evaluate.rows names no_attention, and train.noised.image is false",
+        ),
+        (
+            "miniature-unet",
+            ("evaluate.base_text_scale=0.5", "evaluate.rows=[ip_adapter]"),
+            "evaluate.base_text_scale is 0.5; with the row ip_adapter",
+        ),
         ("miniature", ("models.customizer=miniature-unet",), "with models.customizer miniature-unet it must be noised"),
     ],
 )
@@ -113,6 +133,8 @@ def test_what_only_unets_have_is_written_for_them_alone() -> None:
     )
     assert "noised" not in plain["train"]
     assert unet["train"]["noised"] == {"mask": True, "mask_dilation": 3, "ip_adapter_scale": 0.6}
+    off = load_recipe("miniature-unet", ("train.noised.attention=false",))
+    assert off.model_dump(mode="json")["train"]["noised"] == {"attention": False, **unet["train"]["noised"]}
 
 
 def test_two_mistakes_are_both_named() -> None:
@@ -216,6 +238,12 @@ def test_models_outside_the_licence_allow_list_are_refused_by_name() -> None:
         (("evaluate.text_metric=tifa",), "evaluate.text_metric is tifa, and models.vqa is not set"),
         (("evaluate.metrics=[dino]",), "evaluate.metrics names dino, and models.dino is not set"),
         (("evaluate.external={ours: x}",), "evaluate.external names a row ours, as the evaluation's own is called"),
+        (("evaluate.external={no_mask: x}",), "evaluate.external names a row no_mask, as the evaluation's own is"),
+        (("evaluate.rows=[ours, base, ours]",), "evaluate.rows names ours more than once; name it once"),
+        (("evaluate.rows=[jedi]",), "evaluate.rows.0 is 'jedi'; allowed: base, copy, ours, plain, ip_adapter"),
+        (("evaluate.rows=[]",), "evaluate.rows is []; allowed: lists with at least 1 entry"),
+        (("evaluate.rows=[ours, ip_adapter]",), "architecture flux, and it has no IP-Adapter: take the row out"),
+        (("evaluate.rows=[no_mask]",), "architecture flux, and no keys of its references are hidden: take the row"),
         (("models.detector=grounding-dino-base",), "SAM needs a detector, and only SAM takes one"),
         (("models.segmenter=sam-vit-huge",), "SAM needs a detector, and only SAM takes one"),
         (

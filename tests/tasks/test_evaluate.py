@@ -24,6 +24,7 @@ from data.shards import sha256_file
 from models.customizer import CustomizeRequest, CustomizeSettings, load_customizer
 from models.training.restore import restore
 from tasks import evaluate
+from tasks.evaluation.rows import guidance_of, rows_of
 
 Workspace = Callable[..., Path]
 
@@ -111,6 +112,12 @@ def test_files_and_summary_hold_the_numbers_of_the_records(recipe: Recipe, make_
     assert recipe.models.identity.revision in metrics["backbones"]["identity"]
     assert recipe.models.segmenter.revision in metrics["backbones"]["identity"]
     assert metrics["backbones"]["text"].startswith("clip_facts by tiny-clip@")
+    customizer = f"tiny-flux@{recipe.models.customizer.revision}"
+    assert {row: metrics["models"][row] for row in ("base", "copy", "ours-3")} == {
+        "base": customizer,
+        "copy": "none",
+        "ours-3": f"LoRA on {customizer}",
+    }
     assert pq.read_table(folder / "images.parquet").num_rows == 72
     assert "clip_facts" in (folder / "table.md").read_text()
     assert (folder / "table.csv").read_text().startswith("row,kind,metric,mean")
@@ -204,16 +211,17 @@ def test_equal_runs_give_equal_bytes(recipe: Recipe, make_workspace: Workspace) 
 
 def test_prompts_that_change_a_property_may_start_from_another_image_scale(recipe: Recipe) -> None:
     guidance = recipe.evaluate.guidance.model_copy(update={"image_scale": 8.0, "image_scale_rise": 5.0})
-    section = recipe.evaluate.model_copy(update={"guidance": guidance, "property_image_scale": 6.0})
-    rows = {row.name: row for row in evaluate.rows_of((1,))}
+    changes = {"guidance": guidance, "property_image_scale": 6.0, "references": (1,)}
+    section = recipe.evaluate.model_copy(update=changes)
+    rows = {row.name: row for row in rows_of(section)}
     scales = {
-        (name, kind): evaluate.guidance_of(section, row, kind).image_scale
+        (name, kind): guidance_of(section, row, kind).image_scale
         for name, row in rows.items()
         for kind in ("background", "property")
     }
     assert scales["ours-1", "background"] == scales["plain-1", "background"] == 8.0
     assert scales["ours-1", "property"] == scales["plain-1", "property"] == 6.0
-    assert evaluate.guidance_of(section, rows["plain-1"], "property").form == "plain"
+    assert guidance_of(section, rows["plain-1"], "property").form == "plain"
 
 
 def test_guidance_norms_of_every_step_are_published(recipe: Recipe, make_workspace: Workspace) -> None:

@@ -9,7 +9,8 @@ from models.evaluation.files import as_csv, as_markdown, as_parquet
 from models.evaluation.record import METRICS
 from models.evaluation.tables import aggregate, differences
 
-BACKBONES = {"identity": f"dino@{'1' * 40}, objects found by segmenter@{'2' * 64}", "model": "LoRA on flux@3"}
+BACKBONES = {"identity": f"dino@{'1' * 40}, objects found by segmenter@{'2' * 64}"}
+MODELS = {"base": "flux@3", "ours-1": "LoRA on flux@3", "theirs": "made elsewhere"}
 
 
 def score(row: str, name: str, identity: float, **more: Any) -> dict[str, Any]:
@@ -28,24 +29,24 @@ SCORES = [
 TABLE = aggregate(SCORES, ["base", "ours-1", "theirs"])
 
 
-def test_every_line_of_the_csv_names_its_backbone() -> None:
-    lines = list(csv.DictReader(io.StringIO(as_csv(TABLE, BACKBONES))))
+def test_every_line_of_the_csv_names_its_backbone_and_its_model() -> None:
+    lines = list(csv.DictReader(io.StringIO(as_csv(TABLE, BACKBONES, MODELS))))
     chosen = next(line for line in lines if (line["row"], line["kind"], line["metric"]) == ("base", "all", "identity"))
     assert (chosen["mean"], chosen["low"], chosen["high"]) == ("0.3", "0.1", "0.5")
     assert (chosen["seed_std"], chosen["objects"], chosen["images"]) == ("", "2", "2")
-    assert chosen["backbone"] == BACKBONES["identity"]
+    assert (chosen["backbone"], chosen["model"]) == (BACKBONES["identity"], "flux@3")
     assert not any(line["metric"] == "dino" for line in lines), "nothing was measured by it"
 
 
 def test_markdown_has_intervals_backbones_and_a_dash_for_what_a_row_lacks() -> None:
-    text = as_markdown(TABLE, differences(SCORES, [("ours-1", "base")]), BACKBONES, "Evaluation")
+    text = as_markdown(TABLE, differences(SCORES, [("ours-1", "base")]), BACKBONES, MODELS, "Evaluation")
     assert f"| row | identity<br>dino@{'1' * 12}, objects found by segmenter@{'2' * 12} | text |" in text
     assert "| base | 0.300 [0.100, 0.500] | 0.500 [0.500, 0.500] |" in text
     assert "| ours-1 - base | 0.200 [0.100, 0.300] |" in text
     theirs = next(line for line in text.splitlines() if line.startswith("| theirs"))
     assert theirs.split(" | ")[METRICS.index("diversity")] == "-", "dino is in no column"
     assert "1 objects, 1 images or 2 objects, 2 images per row" in text
-    assert f"- identity: {BACKBONES['identity']}" in text and "- model: LoRA on flux@3" in text
+    assert f"- identity: {BACKBONES['identity']}" in text and "- ours-1: LoRA on flux@3" in text
 
 
 def test_the_parquet_file_holds_every_image_and_the_backbones() -> None:
@@ -60,6 +61,6 @@ def test_the_parquet_file_holds_every_image_and_the_backbones() -> None:
 def test_no_images_give_files_without_lines() -> None:
     table = aggregate([], ["base"])
     assert table == {"base": {}}
-    assert len(as_csv(table, {}).splitlines()) == 1
-    assert "backbones" in as_markdown(table, {}, {}, "Evaluation")
+    assert len(as_csv(table, {}, {}).splitlines()) == 1
+    assert "backbones" in as_markdown(table, {}, {}, {}, "Evaluation")
     assert pq.read_table(pa.BufferReader(as_parquet([], {}))).num_rows == 0

@@ -1,0 +1,98 @@
+"""Images of a row: made by the checkpoint's model or without one, for every shot of a shard."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from configs.schema import Guidance
+from data.shards import sha256_file
+from data.stage import StageContext
+from models.customizer import Customizer, CustomizeRequest, CustomizeSettings, GuidanceTrace
+from models.training.record import CheckpointRecord
+from models.training.restore import restore
+from tasks.evaluation.rows import Row, form_of, guidance_of
+from tasks.evaluation.scoring import Shot
+
+Made = tuple[list[np.ndarray], GuidanceTrace]
+"""Images uint8 (H, W, 3) in the order of the shots, and the norms of their guidance vectors by place."""
+
+
+def make_row(ctx: StageContext, row: Row, shots: Sequence[Shot]) -> Made:
+    """The images of a row, from its source."""
+    return SOURCES[row.source](ctx, row, shots)
+
+
+def restored(ctx: StageContext) -> tuple[Customizer, CheckpointRecord]:
+    """The model of the train stage, kept per process; ValueError if its base is not the one of the recipe."""
+    ctx.index("train")
+    folder = ctx.output_dir("train")
+    index_sha256 = sha256_file(folder / "index.json")
+    customizer, record = _restored_once(folder, index_sha256, ctx.device, ctx.recipe.evaluate.dtype)
+    if record.base_model != ctx.recipe.models.customizer:
+        raise ValueError(
+            f"{folder}: trained from {record.base_model.name}@{record.base_model.revision}, the recipe names "
+            f"{ctx.recipe.models.customizer.name}@{ctx.recipe.models.customizer.revision}: run the train stage again"
+        )
+    return customizer, record
+
+
+@lru_cache(maxsize=1)
+def _restored_once(folder: Path, _index_sha256: str, device: str, dtype: str) -> tuple[Customizer, CheckpointRecord]:
+    return restore(folder, device, dtype)
+
+
+@contextmanager
+def in_row(customizer: Customizer, row: Row) -> Iterator[None]:
+    """Inside, the model is that of the row: its form of references, and with or without the trained weights."""
+    trained = customizer.references
+    customizer.references = form_of(trained, row)
+    try:
+        with nullcontext() if row.adapter else customizer.without_adapter():
+            yield
+    finally:
+        customizer.references = trained
+
+
+def _customized(ctx: StageContext, row: Row, shots: Sequence[Shot]) -> Made:
+    """By the checkpoint's model, in batches that share a guidance."""
+    section, (customizer, _) = ctx.recipe.evaluate, restored(ctx)
+    height, width = shots[0].subject.references[0].shape[:2]
+    images: dict[int, np.ndarray] = {}
+    norms: GuidanceTrace = {}
+    by_guidance: dict[Guidance, list[int]] = {}
+    for place, shot in enumerate(shots):
+        by_guidance.setdefault(guidance_of(section, row, shot.subject.prompts[shot.prompt].kind), []).append(place)
+    with in_row(customizer, row):
+        for guidance, places in by_guidance.items():
+            settings = CustomizeSettings(height, width, section.steps, section.guidance_scale, guidance)
+            for start in range(0, len(places), section.batch_images):
+                part = places[start : start + section.batch_images]
+                seen: GuidanceTrace = {}
+                requests = [_request(row, shots[place]) for place in part]
+                images.update(zip(part, customizer.generate_many(requests, settings, seen), strict=True))
+                norms.update({part[place]: own for place, own in seen.items()})
+    return [images[place] for place in range(len(shots))], norms
+
+
+def _request(row: Row, shot: Shot) -> CustomizeRequest:
+    subject = shot.subject
+    return CustomizeRequest(
+        subject.prompts[shot.prompt].text,
+        shot.noise_seed,
+        subject.references[: row.references],
+        subject.masks[: row.references],
+    )
+
+
+def _first_references(ctx: StageContext, row: Row, shots: Sequence[Shot]) -> Made:
+    return [shot.subject.references[0] for shot in shots], {}
+
+
+SOURCES: dict[str, Callable[[StageContext, Row, Sequence[Shot]], Made]] = {
+    "customizer": _customized,
+    "references": _first_references,
+}
+"""`Row.source` -> what makes its images."""
