@@ -371,7 +371,17 @@ class CustomDiffusion(Tuning):
 
 Metric = Literal["clip_score", "clip_i", "dino", "dinov2_i", "copy_paste", "diversity"]
 RowKind = Literal[
-    "base", "copy", "ours", "plain", "ip_adapter", "ip_adapter_guided", "no_attention", "no_mask", "no_image"
+    "base",
+    "copy",
+    "ours",
+    "plain",
+    "ip_adapter",
+    "ip_adapter_guided",
+    "no_attention",
+    "no_mask",
+    "no_image",
+    "dreambooth",
+    "custom_diffusion",
 ]
 """Rows that an evaluation can make; tasks/evaluation/rows.py says what each of them does."""
 
@@ -406,6 +416,8 @@ class Evaluate(Budget):
     base_text_scale: Annotated[float, Field(ge=0, le=50)] = Field(
         1.5, description="text guidance of the base row, which has no image guidance beside it"
     )
+    dreambooth: DreamBooth = Field(DreamBooth(), description="how the row dreambooth is tuned")
+    custom_diffusion: CustomDiffusion = Field(CustomDiffusion(), description="how the row custom_diffusion is tuned")
     backdrop: Literal["grey", "scenes"] = Field(
         "grey", description="behind rendered references: plain grey, or the miniature world's painted scenes"
     )

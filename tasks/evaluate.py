@@ -25,6 +25,7 @@ from tasks.evaluation.making import make_row, restored
 from tasks.evaluation.rows import Row, models_of, pairs_of, rows_of
 from tasks.evaluation.scoring import Shot, backbones, score_images
 from tasks.evaluation.subjects import held_out, object_of
+from tasks.evaluation.tuning import check_tuning, with_nouns
 
 HELD_OUT = "held_out"
 SUBJECTS = {
@@ -56,7 +57,7 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     found = held_out(ctx, spec, out) if section.benchmark == HELD_OUT else benchmark_subjects(ctx, spec, out)
     shots = [
         Shot(subject, place, seed, seed_for(ctx.recipe.seed, f"evaluate/{seed}", f"{subject.id}-{place}"))
-        for subject in with_questions(ctx, found, out)
+        for subject in with_nouns(section, with_questions(ctx, found, out), out)
         for place in range(len(subject.prompts))
         for seed in section.seeds
     ]
@@ -65,7 +66,8 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
         return
     rows = {row.name: row for row in rows_of(section)}
     with _one_at_a_time:
-        _, checkpoint = restored(ctx)
+        customizer, checkpoint = restored(ctx)
+        check_tuning(section, customizer)
         made = {name: make_row(ctx, row, shots) for name, row in rows.items()}
     images = {name: own for name, (own, _) in made.items()} | external
     scores = score_images(ctx, shots, images)

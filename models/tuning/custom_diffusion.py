@@ -35,27 +35,18 @@ class ModifiedEmbedding(nn.Module):
 def open_text_attention(customizer: Customizer, settings: CustomDiffusion) -> Iterator[dict[str, nn.Parameter]]:
     """Inside, the base model's text projections and its modifier token can be trained; yields them, float32, by name.
 
-    Afterwards the model is as before. ValueError if it has no text cross-attention, or if the word is not one token.
+    Afterwards the model is as before. The token must be one of every tokenizer, the model one with cross-attention.
     """
-    layers = customizer.text_attention()
-    if not layers:
-        raise ValueError(
-            "custom_diffusion trains the keys and values of text cross-attention, and this model has none; allowed: "
-            "a U-Net"
-        )
     places = [
-        (encoder, _only_token(tokenizer, settings.token))
+        (encoder, tokenizer(settings.token, add_special_tokens=False).input_ids[0])
         for encoder, tokenizer in zip(customizer.text_encoders, customizer.tokenizers, strict=True)
     ]
-    with customizer.without_adapter(), _own_weights(layers) as weights, _own_rows(places) as rows:
+    with (
+        customizer.without_adapter(),
+        _own_weights(customizer.text_attention()) as weights,
+        _own_rows(places) as rows,
+    ):
         yield weights | rows
-
-
-def _only_token(tokenizer: object, word: str) -> int:
-    ids = tokenizer(word, add_special_tokens=False).input_ids
-    if len(ids) != 1:
-        raise ValueError(f"token is {word!r}, {len(ids)} tokens of the model's; choose a rare word that is one")
-    return ids[0]
 
 
 @contextmanager

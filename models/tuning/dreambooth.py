@@ -3,6 +3,7 @@
 The identifier is a rare word that stands before the class noun. Text encoders stay as they are.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -33,7 +34,8 @@ def fresh_lora(customizer: Customizer, settings: DreamBooth, seed: int) -> Itera
         target_modules=list(customizer.attention_layers),
         lora_dropout=0.0,
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # the one that is put aside
         torch.manual_seed(seed)
         network.add_adapter(config, ADAPTER)
     try:

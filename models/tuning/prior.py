@@ -5,9 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from data.ids import digest_of, seed_for
-from data.shards import write_atomic
 from models.customizer import CustomizeRequest
-from models.lora import canonical_safetensors
 from models.tuning.run import Run
 
 
@@ -29,5 +27,5 @@ def class_images(run: Run, prompt: str, count: int) -> list[np.ndarray]:
         with run.customizer.without_adapter():
             for start in range(0, count, run.batch_images):
                 made += run.customizer.generate_many(requests[start : start + run.batch_images], run.sampling)
-        write_atomic(file, canonical_safetensors({"images": torch.from_numpy(np.stack(made))}, {"format": "pt"}))
+        run.keep(file, {"images": torch.from_numpy(np.stack(made))})
     return list(load_file(file)["images"].numpy())

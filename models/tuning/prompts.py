@@ -23,7 +23,7 @@ def tuned_prompt(prompt: str, noun: str, token: str) -> str:
     """
     found = _mention(noun).search(prompt)
     if found is None:
-        raise ValueError(f"the prompt {prompt!r} does not name the object by its noun {noun!r}; nothing to tune for")
+        raise _lacks(prompt, noun)
     return _with_article(f"{prompt[: found.start()]}{token} {prompt[found.start() :]}", token)
 
 
@@ -40,9 +40,12 @@ def class_noun(category: str, caption: str, prompts: Sequence[str]) -> str:
             return noun
     if not candidates:
         raise ValueError(f"no noun to tune for: category {category!r}, caption {caption!r}; name the object in one")
-    for prompt in prompts:
-        tuned_prompt(prompt, candidates[0], "")
-    raise AssertionError("every prompt names the first candidate")
+    lacking = next(prompt for prompt in prompts if not _mention(candidates[0]).search(prompt))
+    raise _lacks(lacking, candidates[0])
+
+
+def _lacks(prompt: str, noun: str) -> ValueError:
+    return ValueError(f"the prompt {prompt!r} does not name the object by its noun {noun!r}; reword it")
 
 
 def _mention(noun: str) -> re.Pattern[str]:

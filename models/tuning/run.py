@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from configs.schema import ModelRef
+from data.shards import write_atomic
 from models.customizer import Customizer, CustomizeSettings
+from models.lora import canonical_safetensors
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,11 @@ class Run:
             "batch_images": self.batch_images,
             "seed": self.seed,
         }
+
+    def keep(self, file: Path, tensors: dict[str, Tensor]) -> None:
+        """Write a safetensors file of the cache; it is at any moment absent or complete."""
+        self.cache.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, canonical_safetensors(tensors, {"format": "pt"}))
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,11 +14,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from configs.schema import CustomDiffusion, DreamBooth
+from configs.schema import CustomDiffusion, DreamBooth, NoisedReferences
 from data.ids import digest_of, seed_for
-from data.shards import write_atomic
 from models.customizer import Customizer, Features, TrainingBatch
-from models.lora import canonical_safetensors
 from models.tuning.custom_diffusion import open_text_attention
 from models.tuning.dreambooth import fresh_lora
 from models.tuning.prior import class_images
@@ -44,33 +42,57 @@ def tuned(run: Run, concept: Concept, settings: Settings) -> Iterator[None]:
     ValueError if a tokenizer does not know the identifier or the method does not suit the model, TuningError if the
     loss is not finite.
     """
-    check_token(run.customizer, settings.token)
-    file = cache_file(run, concept, settings)
-    if not file.exists():
-        run.cache.mkdir(parents=True, exist_ok=True)
-        # Of the base model: before the network has anything to tune.
-        prior = class_images(run, class_prompt(settings.prompt, concept.noun), settings.prior_images)
-        with _opened(run, concept, settings) as parameters:
-            train(run, concept, settings, prior, parameters)
-            weights = {name: own.detach().cpu().clone().contiguous() for name, own in parameters.items()}
-        write_atomic(file, canonical_safetensors(weights, {"format": "pt"}))
-    weights = load_file(file)
-    with _opened(run, concept, settings) as parameters:
-        for name, parameter in parameters.items():
-            parameter.requires_grad_(False)
-            parameter.data = weights[name].to(run.customizer.device, run.customizer.dtype)
+    check(run.customizer, settings)
+    with without_image(run.customizer):
+        file = cache_file(run, concept, settings)
+        if not file.exists():
+            run.keep(file, _tune(run, concept, settings))
+        weights = load_file(file)
+        with opened(run, concept, settings) as parameters:
+            for name, parameter in parameters.items():
+                parameter.requires_grad_(False)
+                parameter.data = weights[name].to(run.customizer.device, run.customizer.dtype)
+            yield
+
+
+def _tune(run: Run, concept: Concept, settings: Settings) -> dict[str, Tensor]:
+    """The tuned weights by name, float32 on the CPU."""
+    # Made by the base model, which the network is before anything is opened in it.
+    prior = class_images(run, class_prompt(settings.prompt, concept.noun), settings.prior_images)
+    with opened(run, concept, settings) as parameters:
+        train(run, concept, settings, prior, parameters)
+        return {name: own.detach().cpu().clone().contiguous() for name, own in parameters.items()}
+
+
+@contextmanager
+def without_image(customizer: Customizer) -> Iterator[None]:
+    """Inside, a U-Net has no IP-Adapter: without references it is the text-to-image model alone."""
+    form = customizer.references
+    if isinstance(form, NoisedReferences):
+        customizer.references = form.model_copy(update={"image": False})
+    try:
         yield
+    finally:
+        customizer.references = form
 
 
-def check_token(customizer: Customizer, token: str) -> None:
-    """ValueError unless every tokenizer of the model knows the identifier."""
+def check(customizer: Customizer, settings: Settings) -> None:
+    """ValueError unless the method suits the model and every tokenizer knows the identifier."""
+    word, single = settings.token, isinstance(settings, CustomDiffusion)
+    if single and not customizer.text_attention():
+        raise ValueError(
+            "custom_diffusion trains the keys and values of text cross-attention, and this model has none; allowed: "
+            "a U-Net"
+        )
     for tokenizer in customizer.tokenizers:
-        ids = tokenizer(token, add_special_tokens=False).input_ids
+        ids = tokenizer(word, add_special_tokens=False).input_ids
+        key = f"evaluate.{'custom_diffusion' if single else 'dreambooth'}.token"
         if not ids or tokenizer.unk_token_id in ids:
             raise ValueError(
-                f"token is {token!r}, which a tokenizer of the model does not know; set evaluate.dreambooth.token or "
-                "evaluate.custom_diffusion.token to a rare word that it knows"
+                f"{key} is {word!r}, which a tokenizer of the model does not know; set it to a rare word that it knows"
             )
+        if single and len(ids) > 1:
+            raise ValueError(f"{key} is {word!r}, {len(ids)} tokens of the model's; set it to a rare word that is one")
 
 
 def cache_file(run: Run, concept: Concept, settings: Settings) -> Path:
@@ -86,7 +108,7 @@ def cache_file(run: Run, concept: Concept, settings: Settings) -> Path:
     return run.cache / f"{concept.id}-{digest_of(origin)[:32]}.safetensors"
 
 
-def _opened(run: Run, concept: Concept, settings: Settings) -> AbstractContextManager[dict[str, nn.Parameter]]:
+def opened(run: Run, concept: Concept, settings: Settings) -> AbstractContextManager[dict[str, nn.Parameter]]:
     """What a method trains, fresh, float32, by name; the model is as before when the context ends."""
     if isinstance(settings, DreamBooth):
         return fresh_lora(run.customizer, settings, seed_for(run.seed, "tuning/lora", concept.id))
@@ -119,7 +141,7 @@ def train(
         # Embeddings of a token that is trained are other ones at every step.
         instance, of_class = texts or customizer.text_features(captions)
         said = [instance if place < own else of_class for place in drawn]
-        losses = _losses(customizer, [images[place] for place in drawn], said, seed)
+        losses = losses_of(customizer, [images[place] for place in drawn], said, seed)
         loss = objective(losses, settings)
         if not torch.isfinite(loss):
             raise TuningError(
@@ -140,7 +162,7 @@ def objective(losses: Tensor, settings: Settings) -> Tensor:
     return references.mean() + settings.prior_weight * prior.mean() if len(prior) else references.mean()
 
 
-def _losses(customizer: Customizer, images: Sequence[Features], texts: Sequence[Features], seed: int) -> Tensor:
+def losses_of(customizer: Customizer, images: Sequence[Features], texts: Sequence[Features], seed: int) -> Tensor:
     """The model's text-to-image loss (B,): no sample has references."""
     batch = TrainingBatch(images, texts, [()] * len(images))
     return customizer.losses(batch, torch.Generator().manual_seed(seed))
