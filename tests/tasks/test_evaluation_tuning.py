@@ -44,20 +44,20 @@ def trained(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_row_is_tuned_on_its_object_and_not_again_when_resumed(
     recipe: Recipe, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    renders, prompts = [rendered(f"mug-{n}", n) for n in "ab"], [prompts_of(f"mug-{n}") for n in "ab"]
-    _, files, _ = _evaluated(recipe, build_workspace(tmp_path / "both", recipe, trained, renders, prompts))
+    renders, prompts = (
+        [rendered(f"mug-{n}", seed) for seed, n in enumerate("ab")],
+        [prompts_of(f"mug-{n}") for n in "ab"],
+    )
+    both = build_workspace(tmp_path / "both", recipe, trained, renders, prompts)
+    _, files, _ = evaluated(both, recipe)
     for name in ("mug-a", "mug-b"):
         made = [decode_png(files[name][f"{row}.p0.s0.png"]) for row in ("base", "dreambooth")]
         assert not np.array_equal(*made), name
     monkeypatch.setattr(tune, "train", lambda *_: pytest.fail("tuned again"))
-    assert _evaluated(recipe, tmp_path / "both")[1] == files
+    assert evaluated(both, recipe)[1] == files
     monkeypatch.undo()
     alone = build_workspace(tmp_path / "alone", recipe, trained, renders[1:], prompts[1:])
-    assert _evaluated(recipe, alone)[1]["mug-b"]["dreambooth.p1.s0.png"] == files["mug-b"]["dreambooth.p1.s0.png"]
-
-
-def _evaluated(recipe: Recipe, workspace: Path) -> tuple:
-    return evaluated(workspace, recipe)
+    assert evaluated(alone, recipe)[1]["mug-b"]["dreambooth.p1.s0.png"] == files["mug-b"]["dreambooth.p1.s0.png"]
 
 
 def test_an_object_whose_prompts_lack_its_noun_is_failed_before_anything_is_made(
