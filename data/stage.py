@@ -27,6 +27,14 @@ class ShardSpec:
 
 
 @dataclass(frozen=True)
+class CheckpointFile:
+    """Published weights of a customization model, by the digest that they had when the work was planned."""
+
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
 class StageContext:
     """All that a stage may depend on. Picklable: it travels to worker processes."""
 
@@ -38,6 +46,8 @@ class StageContext:
     device: str = "cpu"
     options: dict[str, Any] = field(default_factory=dict)
     """Runtime settings that cannot change bytes (cache folders, offline mode)."""
+    checkpoint: CheckpointFile | None = None
+    """Evaluated in place of the train stage's output, where there is no pipeline around the stage."""
 
     @property
     def work_dir(self) -> Path:

@@ -64,11 +64,30 @@ def evaluate(
     recipe: RecipeOption = None,
     overrides: SetOption = None,
     workspace: WorkspaceOption = HERE,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="LoRA file to score on a published benchmark, without running the pipeline.")
+    ] = None,
     runtime: RuntimeOption = None,
     workers: WorkersOption = None,
 ) -> None:
-    """Run the pipeline as far as the evaluation; objects that are done are kept, the rest is resumed."""
-    run(recipe, overrides, workspace, "evaluate", runtime, workers)
+    """Run the pipeline as far as the evaluation, or score a checkpoint alone; objects that are done are kept."""
+    if checkpoint is None:
+        run(recipe, overrides, workspace, "evaluate", runtime, workers)
+        return
+    import uuid
+
+    from flows.workspace import choose_recipe, run_environment
+
+    folder, how = workspace.resolve(), _runtime(runtime, workers)
+    chosen = choose_recipe(folder, recipe, tuple(overrides or ()))
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ.update(run_environment(folder, how, run_id=str(uuid.uuid4())))
+    from flows.checkpoint import evaluate_by_flow
+
+    evaluate_by_flow(checkpoint, chosen, folder, how)
+    found = folder / "artifacts" / "evaluate"
+    typer.echo("\n" + (found / "table.md").read_text(encoding="utf-8"))
+    typer.echo(found)
 
 
 def _walk(folder: Path, until: str | None, runtime: "Runtime") -> None:

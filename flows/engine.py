@@ -90,6 +90,16 @@ class StageResult:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Work:
+    """The shards of a stage, all made."""
+
+    receipts: list[Receipt]
+    """In the order of the plan."""
+    reused: int
+    failed: list[Failure]
+
+
 def stage_context(graph: Graph, stage: str, workspace: Path, runtime: Runtime) -> StageContext:
     """What the stage may see: the part of the active recipe that dvc.yaml tracks for it, and its inputs."""
     recipe = load_resolved(workspace / RECIPE_FILE)
@@ -100,8 +110,12 @@ def stage_context(graph: Graph, stage: str, workspace: Path, runtime: Runtime) -
         signature=stage_signature(graph, stage, workspace),
         inputs=graph.node(stage).inputs,
         device=runtime.device,
-        options={name: value for name, value in runtime if name in OPTIONS or name.startswith("llm_")},
+        options=seen_options(runtime),
     )
+
+
+def seen_options(runtime: Runtime) -> dict[str, Any]:
+    return {name: value for name, value in runtime if name in OPTIONS or name.startswith("llm_")}
 
 
 def plan_shards(module: ModuleType, ctx: StageContext) -> list[ShardSpec]:
@@ -185,6 +199,23 @@ def _run_stage(
     module = stage_module(package, graph.node(stage).name)
     check_inputs(graph, stage, load_resolved(workspace / RECIPE_FILE), workspace)
     ctx = stage_context(graph, stage, workspace, runtime)
+    work = make_shards(module, ctx, runtime, runner, on_progress, package)
+    if stage_signature(graph, stage, workspace) != ctx.signature:
+        raise StageError(f"{stage}: its recipe or inputs changed while it ran; run the same command again")
+    index = publish(module, ctx, work.receipts, work.failed)
+    state(graph, ctx, index, work.receipts)
+    return result_of(ctx, work, index, time.monotonic() - clock)
+
+
+def make_shards(
+    module: ModuleType,
+    ctx: StageContext,
+    runtime: Runtime,
+    runner: Runner,
+    on_progress: Callable[[Progress], None] | None,
+    package: str,
+) -> Work:
+    """Make every shard of the plan that has no receipt yet; StageError if one crashes or too many keys fail."""
     specs = plan_shards(module, ctx)
     receipts = finished_shards(ctx, specs)
     reused = len(receipts)
@@ -201,18 +232,18 @@ def _run_stage(
     filtered = getattr(module, "FILTERED_REASONS", frozenset())
     counted = [failure for failure in failed if failure.reason not in filtered]
     check_budget(ctx, counted, sum(len(spec.keys) for spec in specs))
-    if stage_signature(graph, stage, workspace) != ctx.signature:
-        raise StageError(f"{stage}: its recipe or inputs changed while it ran; run the same command again")
-    index = publish(module, ctx, ordered, failed)
-    state(graph, ctx, index, ordered)
+    return Work(ordered, reused, failed)
+
+
+def result_of(ctx: StageContext, work: Work, index: ShardIndex, seconds: float) -> StageResult:
     return StageResult(
-        stage=stage,
+        stage=ctx.stage,
         signature=ctx.signature,
-        shards=len(specs),
-        reused=reused,
+        shards=len(work.receipts),
+        reused=work.reused,
         keys=len(index.keys),
-        failed=dict(Counter(failure.reason for failure in failed)),
-        seconds=time.monotonic() - clock,
+        failed=dict(Counter(failure.reason for failure in work.failed)),
+        seconds=seconds,
     )
 
 
@@ -302,11 +333,15 @@ def check_budget(ctx: StageContext, failed: list[Failure], total: int) -> None:
     listed = ", ".join(f"{count} {reason}" for reason, count in reasons)
     first = failed[0]
     where = "" if ctx.workspace == PROJECT else f" --workspace {ctx.workspace}"
+    accept = f"--set {stage}.max_failed_fraction={_rounded_up(len(failed) / total)}"
+    fix = (
+        f"try them again with: syncd retry-failed {stage}{where}; accept them with: syncd run {accept}{where}"
+        if ctx.checkpoint is None
+        else f"accept them with {accept}"
+    )
     raise StageError(
         f"{stage}: {len(failed)} of {total} keys failed ({listed}), more than {stage}.max_failed_fraction {allowed:g} "
-        f"allows; first: {first.key}: {first.reason}: {first.detail[:200]}; try them again with: syncd retry-failed "
-        f"{stage}{where}; accept them with: syncd run --set "
-        f"{stage}.max_failed_fraction={_rounded_up(len(failed) / total)}{where}"
+        f"allows; first: {first.key}: {first.reason}: {first.detail[:200]}; {fix}"
     )
 
 

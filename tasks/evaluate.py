@@ -13,11 +13,13 @@ from data.ids import canonical_json, seed_for
 from data.images import encode_png
 from data.records import Prompt
 from data.shards import ShardIndex, ShardWriter, read_all, write_atomic
-from data.stage import ShardSpec, StageContext, chunk
+from data.stage import CheckpointFile, ShardSpec, StageContext, chunk
 from models.evaluation.files import as_csv, as_markdown, as_parquet, guidance_csv
 from models.evaluation.record import EvaluatedImage, EvaluationRecord, ImageMetrics
 from models.evaluation.tables import aggregate, differences
 from models.guidance import Norms
+from models.lora import read_metadata
+from models.training.record import CheckpointRecord
 from tasks.evaluation.asking import with_questions
 from tasks.evaluation.benchmark import benchmark_objects, benchmark_subjects
 from tasks.evaluation.external import external_images
@@ -87,9 +89,14 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
             references=len(subject.references),
             prompts=subject.prompts,
             images=evaluated,
-            checkpoint={"dataset_sha256": checkpoint.dataset_sha256, "signature": checkpoint.signature},
+            checkpoint=_checkpoint_id(ctx, checkpoint),
         )
         out.add(subject.id, record, files)
+
+
+def _checkpoint_id(ctx: StageContext, record: CheckpointRecord) -> dict[str, str]:
+    found = {"dataset_sha256": record.dataset_sha256, "signature": record.signature}
+    return found if ctx.checkpoint is None else found | {"sha256": ctx.checkpoint.sha256}
 
 
 def _evaluated(name: str, row: Row | None, shot: Shot, metrics: ImageMetrics, norms: Sequence[Norms]) -> EvaluatedImage:
@@ -109,7 +116,10 @@ def _evaluated(name: str, row: Row | None, shot: Shot, metrics: ImageMetrics, no
 
 
 def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, Any]:
-    """Writes metrics.json, table.csv, table.md, images.parquet (every image's scores) and guidance.csv (norms)."""
+    """Writes metrics.json, table.csv, table.md, images.parquet (every image's scores) and guidance.csv (norms).
+
+    Of a checkpoint alone, which no statement speaks of, also evaluated.json: what was evaluated, and how.
+    """
     section, customizer = ctx.recipe.evaluate, ctx.recipe.models.customizer
     records = [EvaluationRecord.model_validate(sample.record) for sample in read_all(out_dir, index)]
     scores = [
@@ -137,6 +147,8 @@ def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, A
         "subjects": SUBJECTS[section.benchmark],
     }
     write_atomic(out_dir / "metrics.json", canonical_json(whole) + b"\n")
+    if ctx.checkpoint is not None:
+        write_atomic(out_dir / "evaluated.json", canonical_json(_what_was_evaluated(ctx, ctx.checkpoint)) + b"\n")
     return {
         "objects": len(records),
         "images": len(scores),
@@ -144,4 +156,17 @@ def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, A
         "identity": {row: kinds["all"]["identity"]["mean"] for row, kinds in table.items() if kinds},
         "text": {row: kinds["all"]["text"]["mean"] for row, kinds in table.items() if kinds},
         "geometric": {row: kinds["all"]["geometric"]["mean"] for row, kinds in table.items() if kinds},
+    }
+
+
+def _what_was_evaluated(ctx: StageContext, checkpoint: CheckpointFile) -> dict[str, Any]:
+    record = CheckpointRecord.from_header(read_metadata(checkpoint.path))
+    return {
+        "checkpoint": {"sha256": checkpoint.sha256, **record.model_dump(mode="json")},
+        "recipe": {
+            "seed": ctx.recipe.seed,
+            "models": {role: ref.model_dump(mode="json") for role, ref in ctx.recipe.models.by_role.items()},
+            "evaluate": ctx.recipe.evaluate.model_dump(mode="json"),
+        },
+        "signature": ctx.signature,
     }

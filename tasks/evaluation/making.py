@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.schema import Guidance
+from configs.schema import Guidance, Recipe
 from data.shards import sha256_file
 from data.stage import StageContext
 from models.customizer import Customizer, CustomizeRequest, CustomizeSettings, GuidanceTrace
@@ -27,22 +27,36 @@ def make_row(ctx: StageContext, row: Row, shots: Sequence[Shot]) -> Made:
 
 
 def restored(ctx: StageContext) -> tuple[Customizer, CheckpointRecord]:
-    """The model of the train stage, kept per process; ValueError if its base is not the one of the recipe."""
-    ctx.index("train")
-    folder = ctx.output_dir("train")
-    index_sha256 = sha256_file(folder / "index.json")
-    customizer, record = _restored_once(folder, index_sha256, ctx.device, ctx.recipe.evaluate.dtype)
-    if record.base_model != ctx.recipe.models.customizer:
+    """The model of the train stage, or of `ctx.checkpoint`, kept per process.
+
+    ValueError if its base is not the one of the recipe, or if the file is not the one that was planned with.
+    """
+    if ctx.checkpoint is None:
+        ctx.index("train")
+        folder = ctx.output_dir("train")
+        found = _restored_once(folder, sha256_file(folder / "index.json"), ctx.device, ctx.recipe.evaluate.dtype)
+        check_base(ctx.recipe, found[1], folder, "run the train stage again")
+        return found
+    file, sha256 = ctx.checkpoint.path, ctx.checkpoint.sha256
+    return _restored_once(file, sha256, ctx.device, ctx.recipe.evaluate.dtype)
+
+
+def check_base(recipe: Recipe, record: CheckpointRecord, source: Path, fix: str) -> None:
+    """ValueError if a checkpoint was trained from another base model than the recipe's."""
+    wanted, found = recipe.models.customizer, record.base_model
+    if found != wanted:
         raise ValueError(
-            f"{folder}: trained from {record.base_model.name}@{record.base_model.revision}, the recipe names "
-            f"{ctx.recipe.models.customizer.name}@{ctx.recipe.models.customizer.revision}: run the train stage again"
+            f"{source}: trained from {found.name}@{found.revision}, the recipe names {wanted.name}@{wanted.revision}: "
+            f"{fix}"
         )
-    return customizer, record
 
 
 @lru_cache(maxsize=1)
-def _restored_once(folder: Path, _index_sha256: str, device: str, dtype: str) -> tuple[Customizer, CheckpointRecord]:
-    return restore(folder, device, dtype)
+def _restored_once(source: Path, sha256: str, device: str, dtype: str) -> tuple[Customizer, CheckpointRecord]:
+    """`sha256`: of a checkpoint file, or of the index.json of a folder, which vouches for the file in it."""
+    if source.is_file() and sha256_file(source) != sha256:
+        raise ValueError(f"{source}: changed since the evaluation began; start it again")
+    return restore(source, device, dtype)
 
 
 @contextmanager

@@ -58,6 +58,7 @@ def test_help_names_every_command_and_imports_nothing_heavy(tmp_path: Path) -> N
         (["status"], "is no workspace"),
         (["report"], "missing; make it with: syncd run"),
         (["run-shard", "assets", "--index", "0"], "is no workspace"),
+        (["evaluate", "--checkpoint", "x", "--recipe", "miniature"], "evaluate.benchmark is held_out, whose objects"),
     ],
 )
 def test_a_mistake_is_one_line_without_a_traceback_and_exit_code_2(

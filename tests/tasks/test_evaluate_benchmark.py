@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_models
+from benchmark_folders import SUBJECTS, dreambooth, on_dreambooth, save
 from evaluation_runs import SIDE, build_workspace, context_of, evaluated, prompts_of, small_recipe, train_small
 from PIL import Image
 
@@ -18,9 +19,6 @@ from tasks import evaluate
 from tasks.evaluation import asking
 from tasks.evaluation.asking import with_questions
 from tasks.evaluation.subjects import Subject
-
-PROMPTS = ["a {0} {1} in the snow", "a red {0} {1}"]
-SUBJECTS = {"vase": "vase", "teapot": "teapot", "can": "can"}
 
 
 @pytest.fixture(scope="module")
@@ -37,44 +35,6 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 @pytest.fixture(scope="module")
 def trained(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_small(tmp_path_factory.mktemp("trained"), recipe)
-
-
-def save(path: Path, picture: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path)
-
-
-def dreambooth(folder: Path) -> Path:
-    """Three subjects of wide pictures, with masks by hand; the can has but one picture."""
-    for seed, subject in enumerate(SUBJECTS):
-        for place in range(1 if subject == "can" else 2):
-            rng = np.random.default_rng(10 * seed + place)
-            save(folder / "dataset" / subject / f"0{place}.png", rng.integers(0, 256, (SIDE, 48, 3), dtype=np.uint8))
-            mask = np.zeros((SIDE, 48), dtype=bool)
-            mask[8:24, 16:32] = True
-            save(folder / "masks" / subject / f"0{place}.png", mask.astype(np.uint8) * 255)
-    lines = [f"'{prompt}'.format(unique_token, class_token)" for prompt in PROMPTS]
-    listed = "\n".join(["prompt_list = [", *lines, "]"])
-    classes = "\n".join(f"{subject},{category}" for subject, category in SUBJECTS.items())
-    text = f"Classes\n\nsubject_name,class\n{classes}\n\nObject Prompts\n{listed}\nLive Subject Prompts\n{listed}\n"
-    (folder / "dataset" / "prompts_and_classes.txt").write_text(text)
-    return folder
-
-
-def on_dreambooth(recipe: Recipe, folder: Path, **more: Any) -> Recipe:
-    section = {
-        "benchmark": "dreambooth",
-        "benchmark_folder": str(folder / "dataset"),
-        "reference_masks": str(folder / "masks"),
-        "resolution": SIDE,
-        "references": (2,),
-        "seeds": (0,),
-        "text_metric": "tifa",
-        "questions": str(folder / "questions.json"),
-        "metrics": ("clip_score", "clip_i", "dino", "dinov2_i", "copy_paste"),
-        **more,
-    }
-    return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update=section)})
 
 
 def write_questions(folder: Path, *captions: str) -> None:

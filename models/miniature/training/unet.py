@@ -27,6 +27,7 @@ BATCH = 32
 LEARNING_RATE = 8e-4
 DROP_TEXT = 0.1
 DROP_IMAGE = 0.1
+"""Share of samples without image: its prepared pixels are zero, as where IP-Adapter Plus was trained."""
 OBJECT_WEIGHT = 1.0
 """Added loss weight of latents on the object, which depends on the place alone."""
 TEXT_WIDTH = 96
@@ -162,12 +163,13 @@ def train_adapter(
         rows = draws.rows(batches.count, batches.batch)
         shift = 1 + draws.numbers.integers(np.maximum(1, last[rows] - first[rows] - 1))
         others = first[rows] + (rows - first[rows] + shift) % (last[rows] - first[rows])
+        kept = torch.rand(len(rows), 1, 1, 1, generator=draws.noise) >= DROP_IMAGE
         with torch.no_grad():
             text = base["text"](batches.ids(rows, draws)).last_hidden_state
-            seen = clip_net.vision_model(pixel_values=to_tensor(views.images[others]), output_hidden_states=True)
+            pixels = to_tensor(views.images[others]) * kept
+            seen = clip_net.vision_model(pixel_values=pixels, output_hidden_states=True)
         images = nets["resampler"](seen.hidden_states[-2])
-        kept = torch.rand(len(rows), 1, 1, generator=draws.noise) >= DROP_IMAGE
-        return batches.loss(unet, (text, [(images * kept)[:, None]]), rows, draws)
+        return batches.loss(unet, (text, [images[:, None]]), rows, draws)
 
     return nets, fit("ip_adapter", nets, steps, LEARNING_RATE, batches.batch, loss_of, work_dir, seed)
 

@@ -134,6 +134,37 @@ def test_the_global_image_is_one_of_the_references_and_each_is_drawn(
     assert drawn == {0, 1}
 
 
+def test_no_image_is_the_same_in_training_and_in_the_guidances_u(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """IP-Adapter's unconditional image; zero tokens are for the pass that reads references, and without images."""
+    model = trained(folder)
+    with torch.no_grad():
+        unconditional = model.resampler(model.encode_no_appearance()[None])
+    calls = spy_on(model, monkeypatch)
+    losses(model, batch_of(model, [[picture(10)], []]))
+    given, dropped = calls[-1]["images"][:, 0]
+    torch.testing.assert_close(dropped, unconditional[0])
+    assert not torch.allclose(given, dropped)
+    model.sample([request_of(0, picture(10))], SETTINGS, DualGuidance(SETTINGS.guidance))
+    torch.testing.assert_close(calls[-1]["images"][:, 0], unconditional)
+    model.references = NoisedReferences(image=False)
+    model.sample([request_of(0, picture(10))], SETTINGS, DualGuidance(SETTINGS.guidance))
+    losses(model, batch_of(model, [[picture(10)], []]))
+    assert not any(call["images"].any() for call in calls[-3 * SETTINGS.steps - 2 :])
+
+
+def test_without_shared_attention_references_are_guided_by_through_the_image_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = trained(folder)
+    model.references = NoisedReferences(attention=False)
+    calls = spy_on(model, monkeypatch)
+    guidance = DualGuidance(SETTINGS.guidance)
+    model.sample([request_of(0, picture(10), picture(11))], SETTINGS, guidance)
+    assert [len(call["noisy"]) for call in calls] == [2, 1] * SETTINGS.steps, "no pass reads references"
+    assert all(norms.image > 0 for norms in guidance.norms()[0])
+    assert len(model.generate_many([CustomizeRequest("a mug", 0, (picture(1),))], SETTINGS)) == 1, "no mask is needed"
+
+
 @torch.no_grad()
 def test_dropped_references_leave_the_text_to_image_model_with_its_lora(folder: Path) -> None:
     """In a batch beside samples with references, and in one without any."""

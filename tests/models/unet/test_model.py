@@ -50,6 +50,14 @@ def test_without_references_it_is_diffusers_own_model_with_its_own_ip_adapter(
 
 
 @torch.no_grad()
+def test_no_image_is_what_diffusers_takes_for_the_unconditional_image_of_ip_adapter_plus(folder: Path) -> None:
+    ours, pipeline = load(folder), pipeline_of(folder)
+    _, expected = pipeline.encode_image([picture(1)], "cpu", 1, output_hidden_states=True)
+    assert torch.equal(ours.encode_no_appearance()[None], expected)
+    assert ours.resampler(expected).abs().max() > 0.1, "which is not the same as no IP-Adapter"
+
+
+@torch.no_grad()
 def test_zero_image_tokens_add_nothing_at_all(folder: Path) -> None:
     ours, base = load(folder), UNet2DConditionModel.from_pretrained(folder / "unet")
     noisy, text = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1)), ours.encode_prompts(["a mug"])
