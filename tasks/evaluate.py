@@ -26,7 +26,7 @@ from tasks.evaluation.external import external_images
 from tasks.evaluation.making import make_row, restored
 from tasks.evaluation.rows import Row, models_of, pairs_of, rows_of
 from tasks.evaluation.scoring import Shot, backbones, score_images
-from tasks.evaluation.subjects import held_out, object_of
+from tasks.evaluation.subjects import Subject, held_out, object_of
 from tasks.evaluation.tuning import check_tuning, with_nouns
 
 HELD_OUT = "held_out"
@@ -109,10 +109,15 @@ def _evaluated(name: str, row: Row | None, shot: Shot, metrics: ImageMetrics, no
         kind=prompt.kind,
         seed=shot.seed,
         noise_seed=shot.noise_seed if row else None,
-        references=row.references if row else None,
+        references=_given(row, shot.subject) if row else None,
         guidance_norms=[(round(own.level, 4), round(own.image, 4), round(own.text, 4)) for own in norms],
         **metrics.model_dump(),
     )
+
+
+def _given(row: Row, subject: Subject) -> int | None:
+    """How many references a row knows of."""
+    return len(subject.references) if row.source == "tuning" else row.references
 
 
 def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from data.assets.captions import article_for, head_noun
 
 def instance_prompt(template: str, token: str, noun: str) -> str:
     """Caption of a reference: "a {token} {noun}" -> "a sks mug"."""
-    return _with_article(template.format(token=token, noun=noun), token)
+    return _with_article(template.replace("{token}", token).replace("{noun}", noun), token)
 
 
 def class_prompt(template: str, noun: str) -> str:
     """Caption of a class image, the same without identifier: "a {token} {noun}" -> "a mug"."""
-    return _with_article(template.replace("{token} ", "").format(noun=noun), noun)
+    return _with_article(template.replace("{token} ", "").replace("{noun}", noun), noun)
 
 
 def tuned_prompt(prompt: str, noun: str, token: str) -> str:

@@ -142,7 +142,7 @@ def _model(row: Row, base: str, trained: str) -> str:
     if row.source == "references":
         return "none"
     if row.source == "tuning":
-        return f"{TUNED[row.kind]} of {base}, tuned on every object"
+        return f"{TUNED[row.kind]} of {base}, tuned on each object"
     if not row.adapter:
         return f"{base} with its own IP-Adapter" if row.image else base
     off = [name for name in SWITCHES if getattr(row, name) is False]

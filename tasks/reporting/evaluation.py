@@ -90,7 +90,12 @@ def view(ctx: StageContext) -> EvaluationView | None:
 
 def row_name(row: str) -> str:
     """`ours-3` as `ours, 3 references`; rows that were made elsewhere keep their name."""
-    fixed = {"copy": "first reference, copied", "base": "base model, no references"}
+    fixed = {
+        "copy": "first reference, copied",
+        "base": "base model, no references",
+        "dreambooth": "DreamBooth LoRA, tuned on each object",
+        "custom_diffusion": "Custom Diffusion, tuned on each object",
+    }
     method, _, count = row.partition("-")
     words = {"ours": "ours", "plain": "plain guidance"}
     if method not in words or not count.isdigit():

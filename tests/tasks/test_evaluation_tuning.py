@@ -49,7 +49,8 @@ def test_a_row_is_tuned_on_its_object_and_not_again_when_resumed(
         [prompts_of(f"mug-{n}") for n in "ab"],
     )
     both = build_workspace(tmp_path / "both", recipe, trained, renders, prompts)
-    _, files, _ = evaluated(both, recipe)
+    records, files, _ = evaluated(both, recipe)
+    assert {(image.row, image.references) for image in records["mug-a"].images} == {("base", 0), ("dreambooth", 1)}
     for name in ("mug-a", "mug-b"):
         made = [decode_png(files[name][f"{row}.p0.s0.png"]) for row in ("base", "dreambooth")]
         assert not np.array_equal(*made), name
@@ -122,7 +123,7 @@ def test_tuned_rows_are_named_and_compared_with_ours(recipe: Recipe) -> None:
     assert {("ours-1", "dreambooth"), ("ours-3", "dreambooth")} < set(pairs_of(rows))
     models = models_of(recipe.model_copy(update={"evaluate": section}))
     base = f"{recipe.models.customizer.name}@{recipe.models.customizer.revision}"
-    assert models["dreambooth"] == f"LoRA of {base}, tuned on every object"
+    assert models["dreambooth"] == f"LoRA of {base}, tuned on each object"
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,8 @@ def make_run(refs: dict[str, ModelRef], tmp_path: Path) -> Callable[..., Run]:
     return make
 
 
-def loaded(ref: ModelRef) -> Customizer:
-    return load_customizer(ref, "cpu", "float32", NoisedReferences() if ref.architecture == "unet" else "separate")
+def loaded(ref: ModelRef, dtype: str = "float32") -> Customizer:
+    return load_customizer(ref, "cpu", dtype, NoisedReferences() if ref.architecture == "unet" else "separate")
 
 
 def adapted(customizer: Customizer, folder: Path) -> Customizer:
@@ -91,7 +91,7 @@ def state_of(customizer: Customizer) -> dict[str, Any]:
             found[f"{name}/{own}/adapters"] = getattr(module, "active_adapters", None) or None
             found[f"{name}/{own}/off"] = getattr(module, "disable_adapters", None)
         for own, weight in part.named_parameters():
-            found[f"{name}/{own}"] = (weight.detach().clone().numpy().tobytes(), weight.dtype, weight.requires_grad)
+            found[f"{name}/{own}"] = (weight.detach().float().numpy().tobytes(), weight.dtype, weight.requires_grad)
         found[f"{name}/config"] = str(getattr(part, "peft_config", None) or None)
     return {key: value for key, value in found.items() if not callable(value) or isinstance(value, type)}
 
@@ -220,6 +220,17 @@ def loss_of(run: Run, concept: Concept) -> float:
     images = run.customizer.image_features(concept.references * 32, [np.ones((SIDE, SIDE), bool)] * 32)
     texts = run.customizer.text_features(["a dark mug"]) * 32
     return tune.losses_of(run.customizer, images, texts, seed=3).mean().item()
+
+
+@pytest.mark.parametrize("settings", [LORA, KEYS], ids=["dreambooth", "custom_diffusion"])
+def test_weights_are_tuned_in_float32_and_used_in_the_dtype_of_the_model(
+    make_run: Callable[..., Run], refs: dict[str, ModelRef], settings: tune.Settings
+) -> None:
+    run = replace(make_run("sdxl"), customizer=loaded(refs["sdxl"], "bfloat16"))
+    before, plain = state_of(run.customizer), image(run)
+    assert not alike(tuned_image(run, settings), plain)
+    assert {own.dtype for own in load_file(cache_file(run, CONCEPT, settings)).values()} == {torch.float32}
+    assert state_of(run.customizer) == before
 
 
 @pytest.mark.parametrize("settings", [LORA, KEYS], ids=["dreambooth", "custom_diffusion"])
