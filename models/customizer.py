@@ -111,6 +111,8 @@ class TrainingBatch:
 class Customizer(Protocol):
     """A loaded text-to-image model with (after `add_adapter` or `load_adapter`) an adapter that reads references."""
 
+    device: torch.device
+    dtype: torch.dtype
     references: ReferenceForm
     """How references enter; assigning it switches the form."""
 
