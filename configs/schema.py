@@ -414,7 +414,9 @@ class Evaluate(Budget):
         None, description="s_I at the first step for prompts that change a property; none: that of all prompts"
     )
     base_text_scale: Annotated[float, Field(ge=0, le=50)] = Field(
-        1.5, description="text guidance of the base row, which has no image guidance beside it"
+        1.5,
+        description="text guidance of the base row, which has no image guidance beside it; classifier-free guidance of "
+        "ip_adapter",
     )
     dreambooth: DreamBooth = Field(DreamBooth(), description="how the row dreambooth is tuned")
     custom_diffusion: CustomDiffusion = Field(CustomDiffusion(), description="how the row custom_diffusion is tuned")

@@ -146,6 +146,7 @@ def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, A
     write_atomic(out_dir / "table.md", as_markdown(table, gaps, measures, models, title).encode())
     whole = {
         "rows": table,
+        "order": list(table),
         "differences": gaps,
         "backbones": measures,
         "models": models,

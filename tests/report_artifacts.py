@@ -16,6 +16,7 @@ from data.records import AssetRecord, GeneratedRecord, PromptRecord, SampleRecor
 from data.shards import Receipt, ShardWriter
 from data.stage import StageContext
 from flows.engine import publish
+from models.evaluation.files import guidance_csv
 from models.evaluation.record import EvaluatedImage, EvaluationRecord
 from models.evaluation.tables import aggregate, differences
 from models.prompts.coverage import coverage
@@ -38,7 +39,7 @@ OBJECTS = ("bowl", "cup", "dish", "jug", "mug", "pan", "urn", "vase")
 """With split seed 0 and a share of 0, all of them are training objects."""
 DROPPED = ("cup", "pan", "vase")
 HELD_OUT = ("kettle", "lamp")
-EVALUATED = ("base", "ours-1", "ours-3", "plain-1", "plain-3")
+EVALUATED = ("base", "ours-1", "ours-3", "plain-1", "plain-3", "ip_adapter", "no_mask-3")
 
 
 def recipe_of(*overrides: str) -> Recipe:
@@ -232,8 +233,14 @@ def evaluation(size: int, prompt: str, objects: tuple[str, ...] = HELD_OUT):
     table = aggregate(scores, EVALUATED)
     gaps = differences(scores, [("ours-1", "base"), ("ours-3", "ours-1")])
     metrics = {"rows": table, "differences": gaps, "backbones": {"identity": f"tiny-dino@{'a' * 64}"}}
-    metrics |= {"subjects": "held-out objects", "models": {row: f"tiny-flux@{'b' * 64}" for row in EVALUATED}}
-    return samples, {"objects": len(objects), "images": len(scores)}, {"metrics.json": canonical_json(metrics)}
+    metrics |= {
+        "order": EVALUATED,
+        "subjects": "held-out objects",
+        "models": {row: f"tiny-flux@{'b' * 64}" for row in EVALUATED},
+    }
+    norms = guidance_csv(image for _, record, _ in samples for image in record.images)
+    files = {"metrics.json": canonical_json(metrics), "guidance.csv": norms.encode()}
+    return samples, {"objects": len(objects), "images": len(scores)}, files
 
 
 def evaluated_object(name: str, size: int, prompt: str):
@@ -249,13 +256,14 @@ def evaluated_object(name: str, size: int, prompt: str):
                     kind=kind,
                     seed=seed,
                     noise_seed=7,
-                    references=0 if row == "base" else int(row[-1]),
-                    identity=round(0.4 + 0.1 * number + 0.01 * seed, 4),
+                    references={"base": 0, "ip_adapter": 1}.get(row) or int(row.partition("-")[2] or 0),
+                    identity=round(min(0.4 + 0.1 * number, 0.9) + 0.01 * seed, 4),
                     text=0.5,
                     geometric=0.5,
                     saturation=0.3,
                     clipped=0.1,
                     object_found=number > 0,
+                    guidance_norms=[] if row == "base" else [(1 - at / 8, 9 - at + number, 5 + at) for at in range(8)],
                 )
                 images.append(image)
                 files[f"{image.name}.png"] = encode_png(picture(name, 10 * place + number, size)[0])

@@ -1,20 +1,40 @@
 """The evaluation tables and example pictures: every row on the same prompts and the same noise."""
 
+import csv
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
 from data.shards import Sample
 from data.stage import StageContext
 from models.evaluation.files import cell_text
 from models.evaluation.record import METRICS, EvaluatedImage, EvaluationRecord
+from tasks.reporting.charts import line_chart
 from tasks.reporting.pictures import Picture, picture
 from tasks.reporting.pipeline import cut_digests, read_file
 from tasks.reporting.sets import spaced
 
-FILE = "metrics.json"
+FILE, NORMS = "metrics.json", "guidance.csv"
 MAX_EXAMPLES = 8
+ROWS = {
+    "base": "base model, no references",
+    "copy": "first reference, copied",
+    "ours": "ours",
+    "plain": "plain guidance",
+    "ip_adapter": "IP-Adapter",
+    "ip_adapter_guided": "IP-Adapter, our guidance",
+    "no_attention": "ours without shared attention",
+    "no_mask": "ours without mask",
+    "no_image": "ours without global image",
+    "dreambooth": "DreamBooth LoRA, tuned on each object",
+    "custom_diffusion": "Custom Diffusion, tuned on each object",
+}
+"""What the page calls the rows of the evaluation itself."""
+CHARTED = ("ours", "plain")
 TITLES = {"background": "Background-change prompts", "property": "Property-change prompts", "all": "All prompts"}
 Cell = Mapping[str, float | None]
 
@@ -58,6 +78,8 @@ class EvaluationView:
     subjects: str
     note: str
     tables: list[Table]
+    guidance: list[Markup]
+    """Norms of the guidance vectors, before any scaling."""
     examples: list[Example]
 
 
@@ -67,10 +89,10 @@ def view(ctx: StageContext) -> EvaluationView | None:
     if not index.keys:
         return None
     metrics = json.loads(read_file(ctx, "evaluate", FILE))
-    rows = metrics["rows"]
+    rows, differences = in_order(metrics)
     short = {name: cut_digests(model) for name, model in metrics["backbones"].items()}
     tables = [kind_table(rows, kind, short) for kind in TITLES if any(kind in kinds for kinds in rows.values())]
-    tables += [difference_table(pairs, kind) for kind, pairs in metrics["differences"].items()]
+    tables += [difference_table(pairs, kind) for kind, pairs in differences.items()]
     samples = ctx.read("evaluate", spaced(sorted(index.keys), MAX_EXAMPLES))
     whole = next(kinds["all"] for kinds in rows.values() if kinds)
     return EvaluationView(
@@ -80,27 +102,55 @@ def view(ctx: StageContext) -> EvaluationView | None:
             "over objects], in round brackets the standard deviation over seeds. Identity: masked cosine to the "
             "references; geometric: mean of identity and text of each image; copy_paste: cosine of the background to "
             "that of the nearest reference; diversity: 1 - cosine between seeds; clipped: share of values at 0 or 255. "
-            "The model behind a number stands beside its name. Images are made by: "
-            f"{'; '.join(f'{row_name(row)}: {cut_digests(model)}' for row, model in metrics['models'].items())}."
+            f"The model behind a number stands beside its name. Images are made by {makers(rows, metrics['models'])}."
         ),
         tables=tables,
+        guidance=guidance_charts(read_file(ctx, "evaluate", NORMS)),
         examples=[example(sample, number) for number, sample in enumerate(samples)],
     )
 
 
+def in_order(metrics: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Rows, and differences by kind of prompt, in the order of the recipe's rows: the file has them by name."""
+    place = {row: number for number, row in enumerate(metrics["order"])}
+
+    def places(pair: tuple[str, Any]) -> list[int]:
+        return [place[row] for row in pair[0].split(" - ")]
+
+    rows = {row: metrics["rows"][row] for row in metrics["order"]}
+    kinds = [kind for kind in TITLES if kind in metrics["differences"]]
+    return rows, {kind: dict(sorted(metrics["differences"][kind].items(), key=places)) for kind in kinds}
+
+
+def makers(rows: Mapping[str, Any], models: Mapping[str, str]) -> str:
+    """`MODEL (row; row)`, each model once."""
+    of_model: dict[str, list[str]] = {}
+    for row in rows:
+        of_model.setdefault(cut_digests(models[row]), []).append(row_name(row))
+    return ", ".join(f"{model} ({'; '.join(names)})" for model, names in of_model.items() if model != "none")
+
+
 def row_name(row: str) -> str:
     """`ours-3` as `ours, 3 references`; rows that were made elsewhere keep their name."""
-    fixed = {
-        "copy": "first reference, copied",
-        "base": "base model, no references",
-        "dreambooth": "DreamBooth LoRA, tuned on each object",
-        "custom_diffusion": "Custom Diffusion, tuned on each object",
-    }
-    method, _, count = row.partition("-")
-    words = {"ours": "ours", "plain": "plain guidance"}
-    if method not in words or not count.isdigit():
-        return fixed.get(row, row)
-    return f"{words[method]}, {count} reference{'s' if count != '1' else ''}"
+    kind, _, count = row.partition("-")
+    said = ROWS.get(kind, kind)
+    return f"{said}, {count} reference{'s' if count != '1' else ''}" if count.isdigit() else said
+
+
+def guidance_charts(data: bytes) -> list[Markup]:
+    """Of a guidance.csv: mean norms of both guidance vectors step by step, of ours and plain with most references."""
+    seen: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
+    for line in csv.DictReader(io.StringIO(data.decode())):
+        series = seen.setdefault((line["row"], line["kind"]), {"image |g_I|": [], "text |g_c|": []})
+        for points, norm in zip(series.values(), (line["image_norm"], line["text_norm"]), strict=True):
+            points.append((float(line["step"]), float(norm)))
+    rows = [row for row in dict.fromkeys(row for row, _ in seen) if row.partition("-")[0] in CHARTED]
+    last = {row.partition("-")[0]: row for row in sorted(rows, key=lambda row: int(row.partition("-")[2]))}
+    return [
+        line_chart(f"{ROWS[row.partition('-')[0]]}: {kind} prompts", series, "step")
+        for (row, kind), series in seen.items()
+        if row in last.values()
+    ]
 
 
 def kind_table(rows: Mapping[str, Mapping[str, Any]], kind: str, backbones: Mapping[str, str]) -> Table:

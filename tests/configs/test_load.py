@@ -262,3 +262,11 @@ def test_the_dreambooth_recipe_evaluates_the_model_of_flux_rigid_and_makes_no_ot
     assert {name for name, _ in base if getattr(base, name) != getattr(own, name)} == {"models", "evaluate"}
     added = {role for role, ref in own.models.by_role.items() if ref != base.models.by_role.get(role)}
     assert added == {"dino", "segmenter", "detector", "vqa"}
+
+
+def test_the_recipe_of_table_5_4_evaluates_the_model_of_ours_3b_and_makes_no_other_stage_again() -> None:
+    base, own = load_recipe("ours-3b"), load_recipe("dreambooth-3b")
+    assert {name for name, _ in base if getattr(base, name) != getattr(own, name)} == {"models", "evaluate"}
+    assert {"ip_adapter", "ip_adapter_guided", "no_attention"} <= set(own.evaluate.rows)
+    assert own.evaluate.guidance == base.evaluate.guidance
+    load_recipe("dreambooth-3b", ("train.noised.attention=false", "evaluate.rows=[ours]"))

@@ -1,12 +1,15 @@
 """Every row is the model that its description says, by the parts of the model put together by hand."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import stage_runs
+import tiny_models
 import tiny_unet
 import torch
+from evaluation_runs import build_workspace, evaluated, prompts_of, rendered
 from generated_sets import random_set
 
 from configs.load import load_recipe
@@ -38,7 +41,14 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
             update={"customizer": tiny_unet.unet_ref(tmp_path_factory.mktemp("models") / "unet")}
         ),
         "evaluate": whole.evaluate.model_copy(
-            update={"rows": KINDS, "references": (2,), "steps": 2, "base_text_scale": 3.0, "batch_images": 2}
+            update={
+                "rows": KINDS,
+                "references": (2,),
+                "steps": 2,
+                "seeds": (0,),
+                "base_text_scale": 3.0,
+                "batch_images": 2,
+            }
         ),
     }
     return whole.model_copy(update=more)
@@ -208,6 +218,29 @@ def test_s_i_of_the_recipe_is_for_the_rows_under_its_guidance(recipe: Recipe) ->
     )
     assert found["ip_adapter_guided"] == found["ours-2"] == found["no_image-2"]
     assert found["ours-2"].image_scale == 0.5
+
+
+def test_the_stage_publishes_the_rows_of_a_u_net(recipe: Recipe, ctx: StageContext, tmp_path: Path) -> None:
+    refs = {
+        "clip": tiny_models.ref_of(tiny_models.clip_folder(tmp_path / "clip"), "clip"),
+        "identity": tiny_models.ref_of(tiny_models.identity_folder(tmp_path / "dino"), "dinov2"),
+        "segmenter": tiny_models.ref_of(tiny_models.segmenter_folder(tmp_path / "segmenter"), "segformer"),
+    }
+    chosen = recipe.model_copy(update={"models": recipe.models.model_copy(update=refs)})
+    workspace = build_workspace(tmp_path / "run", chosen, ctx.workspace, [rendered("mug-a", 1)], [prompts_of("mug-a")])
+    records, _, index = evaluated(workspace, chosen)
+    names = [row.name for row in rows_of(recipe.evaluate)]
+    assert list(dict.fromkeys(image.row for image in records["mug-a"].images)) == names
+    by_row = {image.row: image for image in records["mug-a"].images}
+    assert (by_row["ip_adapter"].references, by_row["no_attention-2"].references) == (1, 2)
+    guided = {name for name, image in by_row.items() if image.guidance_norms}
+    assert guided == set(names) - {"base", "copy"}
+    metrics = json.loads((workspace / "artifacts" / "evaluate" / "metrics.json").read_text())
+    assert metrics["order"] == names
+    assert {"ours-2 - no_mask-2", "ip_adapter_guided - ip_adapter"} <= set(metrics["differences"]["all"])
+    table = (workspace / "artifacts" / "evaluate" / "table.md").read_text()
+    assert "- no_image-2: LoRA and image projections on tiny-unet@" in table
+    assert index.summary["images"] == 2 * len(names) * len(recipe.evaluate.seeds)
 
 
 @pytest.mark.parametrize("off", ["attention", "image"])

@@ -1,6 +1,7 @@
 """The report: what is on the page, that nothing on it can be markup, and that equal inputs give equal bytes."""
 
 import base64
+import csv
 import io
 import json
 import re
@@ -236,12 +237,31 @@ def test_evaluation_table_and_pictures(finished, tmp_path):
     assert said.startswith("Evaluation on held-out objects (miniature) 2 held-out objects, 8 images a row")
     assert "ours, 3 references 0.605 [0.605, 0.605] (0.007)" in said
     assert "ours, 1 reference, less base model, no references +0.100" in said
+    named = [said.index(f" {row} 0.") for row in ("plain guidance, 3 references", "IP-Adapter")]
+    assert named == sorted(named), "rows come in the order of the recipe"
+    assert f"Images are made by tiny-flux@{'b' * 12} (base model, no references; ours, 1 reference; " in said
     assert said.count("identity: tiny-dino@" + "a" * 12 + " ") == 3, "beside the numbers of each kind of prompt"
     shown = [image["alt"] for image in page.images if image["alt"].endswith("kettle")]
     methods = ["base model, no references", "ours, 1 reference", "ours, 3 references"]
     methods += ["plain guidance, 1 reference", "plain guidance, 3 references"]
+    methods += ["IP-Adapter", "ours without mask, 3 references"]
     assert shown == [f"reference {n} of kettle" for n in (1, 2, 3)] + [f"{method}: kettle" for method in methods]
     assert said.count("no object found") == 2  # the base row of both examples
+
+
+def test_guidance_norms_are_drawn_for_ours_and_plain_with_most_references(finished, tmp_path):
+    """The others of the table would not be told apart in one chart."""
+    data = (finished.output_dir("evaluate") / "guidance.csv").read_bytes()
+    drawn = evaluation.guidance_charts(data)
+    titles = [chart.partition('aria-label="')[2].partition('"')[0] for chart in drawn]
+    assert titles == [
+        f"{row}: {kind} prompts" for kind in ("background", "property") for row in ("ours", "plain guidance")
+    ]
+    lines = [line for line in csv.DictReader(io.StringIO(data.decode())) if line["row"] == "ours-3"]
+    assert [float(line["image_norm"]) for line in lines[:8]] == [11.0 - at for at in range(8)]
+    page, _ = written(finished, tmp_path)
+    assert "how far\nthe references, and then the text, pull" in page.texts["evaluation"]
+    assert evaluation.guidance_charts(data.splitlines()[0]) == [], "no row had references"
 
 
 def test_example_pictures_of_a_row_share_prompt_and_seed_and_kinds_take_turns(finished):
