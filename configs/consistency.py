@@ -12,6 +12,7 @@ UNET_ROWS = {
     "no_attention": "its references enter through attention alone",
     "no_mask": "no keys of its references are hidden",
     "no_image": "it takes no global image",
+    "custom_diffusion": "its text has no cross-attention of its own to train",
 }
 """Rows of U-Nets alone, and why another model has none."""
 PARTS = {"no_attention": ("attention", "image"), "no_mask": ("attention", "mask"), "no_image": ("attention", "image")}

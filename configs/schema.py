@@ -351,9 +351,66 @@ class Guidance(Section):
         return self
 
 
+class Tuning(Section):
+    """A base model tuned on the references of one object (models/tuning), from a class noun and an identifier."""
+
+    token: str = Field(description="identifier: a rare word that every tokenizer of the model knows")
+    prompt: str = Field(description="caption of a reference, with {token} and {noun}; without {token} of a class image")
+    steps: Count
+    batch: Count = Field(description="references per step, with as many class images beside them")
+    learning_rate: Annotated[float, Field(gt=0, le=10)]
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-2
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    prior_images: Annotated[int, Field(ge=0, le=10000)] = Field(
+        description="class images that the base model makes, so that it forgets nothing; 0: none"
+    )
+    prior_weight: Annotated[float, Field(ge=0, le=100)] = Field(1.0, description="of their loss beside the references'")
+
+    @model_validator(mode="after")
+    def _captions(self) -> "Tuning":
+        if "{token} {noun}" not in self.prompt:
+            raise ValueError(
+                f"prompt is {self.prompt!r}; it must hold '{{token}} {{noun}}', as in 'a {{token}} {{noun}}'"
+            )
+        return self
+
+
+class DreamBooth(Tuning):
+    """DreamBooth (Ruiz et al. 2023) with a LoRA, as diffusers' train_dreambooth_lora scripts are published."""
+
+    token: str = "sks"
+    prompt: str = "a {token} {noun}"
+    steps: Count = 500
+    batch: Count = 4
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-4
+    rank: Annotated[int, Field(ge=1, le=1024)] = 4
+    prior_images: Annotated[int, Field(ge=0, le=10000)] = 0
+
+
+class CustomDiffusion(Tuning):
+    """Custom Diffusion (Kumari et al. 2023): 250 steps of 8 images at 8e-5, 200 regularisation images."""
+
+    token: str = Field("ktn", description="rare word that the new modifier token starts from; one token")
+    prompt: str = "photo of a {token} {noun}"
+    steps: Count = 250
+    batch: Count = 8
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 8e-5
+    prior_images: Annotated[int, Field(ge=0, le=10000)] = 200
+
+
 Metric = Literal["clip_score", "clip_i", "dino", "dinov2_i", "copy_paste", "diversity"]
 RowKind = Literal[
-    "base", "copy", "ours", "plain", "ip_adapter", "ip_adapter_guided", "no_attention", "no_mask", "no_image"
+    "base",
+    "copy",
+    "ours",
+    "plain",
+    "ip_adapter",
+    "ip_adapter_guided",
+    "no_attention",
+    "no_mask",
+    "no_image",
+    "dreambooth",
+    "custom_diffusion",
 ]
 """Rows that an evaluation can make; tasks/evaluation/rows.py says what each of them does."""
 
@@ -395,6 +452,8 @@ class Evaluate(Budget):
         description="text guidance of the base row, which has no image guidance beside it; classifier-free guidance of "
         "ip_adapter",
     )
+    dreambooth: DreamBooth = Field(DreamBooth(), description="how the row dreambooth is tuned")
+    custom_diffusion: CustomDiffusion = Field(CustomDiffusion(), description="how the row custom_diffusion is tuned")
     backdrop: Literal["grey", "scenes"] = Field(
         "grey", description="behind rendered references: plain grey, or the miniature world's painted scenes"
     )

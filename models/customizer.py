@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.schema import Guidance, ModelRef, ReferenceForm
 from models.guidance import DualGuidance, Norms
@@ -110,6 +111,8 @@ class TrainingBatch:
 class Customizer(Protocol):
     """A loaded text-to-image model with (after `add_adapter` or `load_adapter`) an adapter that reads references."""
 
+    device: torch.device
+    dtype: torch.dtype
     references: ReferenceForm
     """How references enter; assigning it switches the form."""
 
@@ -128,6 +131,24 @@ class Customizer(Protocol):
         """Inside, the model is the base model."""
 
     @property
+    def network(self) -> nn.Module:
+        """The denoising network."""
+
+    @property
+    def tokenizers(self) -> Sequence[PreTrainedTokenizerBase]: ...
+
+    @property
+    def text_encoders(self) -> Sequence[PreTrainedModel]:
+        """In the order of their tokenizers."""
+
+    @property
+    def attention_layers(self) -> Sequence[str]:
+        """Endings of the names of all attention projections of the network."""
+
+    def text_attention(self) -> dict[str, nn.Linear]:
+        """Key and value projections of text cross-attention, by name; none where text is attended to otherwise."""
+
+    @property
     def needs_masks(self) -> bool:
         """Whether references come with object masks."""
 
@@ -137,7 +158,8 @@ class Customizer(Protocol):
     def target_features(self, images: Sequence[np.ndarray]) -> list[Features]:
         """What a training target needs of images that are no reference, and so have no mask."""
 
-    def text_features(self, prompts: Sequence[str]) -> list[Features]: ...
+    def text_features(self, prompts: Sequence[str]) -> list[Features]:
+        """Of each prompt, with gradients to what of the text encoders is being trained."""
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """ValueError for a prompt that a text encoder would have to cut."""

@@ -26,7 +26,8 @@ from tasks.evaluation.external import external_images
 from tasks.evaluation.making import make_row, restored
 from tasks.evaluation.rows import Row, models_of, pairs_of, rows_of
 from tasks.evaluation.scoring import Shot, backbones, score_images
-from tasks.evaluation.subjects import held_out, object_of
+from tasks.evaluation.subjects import Subject, held_out, object_of
+from tasks.evaluation.tuning import check_tuning, with_nouns
 
 HELD_OUT = "held_out"
 SUBJECTS = {
@@ -58,7 +59,7 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     found = held_out(ctx, spec, out) if section.benchmark == HELD_OUT else benchmark_subjects(ctx, spec, out)
     shots = [
         Shot(subject, place, seed, seed_for(ctx.recipe.seed, f"evaluate/{seed}", f"{subject.id}-{place}"))
-        for subject in with_questions(ctx, found, out)
+        for subject in with_nouns(section, with_questions(ctx, found, out), out)
         for place in range(len(subject.prompts))
         for seed in section.seeds
     ]
@@ -67,7 +68,8 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
         return
     rows = {row.name: row for row in rows_of(section)}
     with _one_at_a_time:
-        _, checkpoint = restored(ctx)
+        customizer, checkpoint = restored(ctx)
+        check_tuning(section, customizer)
         made = {name: make_row(ctx, row, shots) for name, row in rows.items()}
     images = {name: own for name, (own, _) in made.items()} | external
     scores = score_images(ctx, shots, images)
@@ -107,10 +109,15 @@ def _evaluated(name: str, row: Row | None, shot: Shot, metrics: ImageMetrics, no
         kind=prompt.kind,
         seed=shot.seed,
         noise_seed=shot.noise_seed if row else None,
-        references=row.references if row else None,
+        references=_given(row, shot.subject) if row else None,
         guidance_norms=[(round(own.level, 4), round(own.image, 4), round(own.text, 4)) for own in norms],
         **metrics.model_dump(),
     )
+
+
+def _given(row: Row, subject: Subject) -> int | None:
+    """How many references a row knows of."""
+    return len(subject.references) if row.source == "tuning" else row.references
 
 
 def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class EvaluatedImage(ImageMetrics):
     kind: str = Field(description="background or property")
     seed: int = Field(description="seed of the recipe; noise_seed follows from it, object and prompt, in every row")
     noise_seed: int | None = Field(description="None for images that were made elsewhere")
-    references: int | None = Field(description="given to the model; None for images that were made elsewhere")
+    references: int | None = Field(description="given to the model or tuned on; None for images made elsewhere")
     guidance_norms: list[tuple[float, float, float]] = Field(
         [], description="of every step, before scaling: noise level, |g_I| and |g_c|; empty without references"
     )

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models import lora
 from models.customizer import (
@@ -65,6 +66,24 @@ class FluxCustomizer(FluxModel):
         install(self.transformer)
         self.references: Literal["separate", "joint"] = "separate"
         self._blank: dict[tuple[int, int], Tensor] = {}
+
+    @property
+    def network(self) -> nn.Module:
+        return self.transformer
+
+    @property
+    def tokenizers(self) -> tuple[PreTrainedTokenizerBase, ...]:
+        return self.tokenizer, self.tokenizer_2
+
+    @property
+    def text_encoders(self) -> tuple[PreTrainedModel, ...]:
+        return self.text_encoder, self.text_encoder_2
+
+    attention_layers = ATTENTION
+
+    def text_attention(self) -> dict[str, nn.Linear]:
+        """None: text and image tokens attend to each other in one sequence."""
+        return {}
 
     def add_adapter(self, rank: int, targets: Literal["attention", "attention_feedforward"], seed: int) -> None:
         lora.add_lora(self.transformer, rank, TARGETS[targets], seed)

@@ -58,6 +58,18 @@ class UNetCustomizer(UNetModel):
     def needs_masks(self) -> bool:
         return self.references.attention and self.references.mask
 
+    @property
+    def network(self) -> nn.Module:
+        return self.unet
+
+    attention_layers = tuple(
+        f"{layer}.{part}" for layer in ("attn1", "attn2") for part in ("to_q", "to_k", "to_v", "to_out.0")
+    )
+
+    def text_attention(self) -> dict[str, nn.Linear]:
+        layers = self.unet.named_modules()
+        return {name: layer for name, layer in layers if name.endswith(("attn2.to_k", "attn2.to_v"))}
+
     def add_adapter(self, rank: int, targets: Literal["self_attention"], seed: int) -> None:
         if targets != "self_attention":
             raise ValueError(f"lora_targets is {targets!r}; a U-Net allows self_attention")
@@ -116,9 +128,8 @@ class UNetCustomizer(UNetModel):
         """{"latents": (C, h, w) clean} of uint8 (H, W, 3) images of one size."""
         return [{"latents": own} for own in self.encode_images(np.stack(images)).cpu()]
 
-    @torch.no_grad()
     def text_features(self, prompts: Sequence[str]) -> list[Features]:
-        """{"sequence": (T, C)} per prompt, with SDXL also "pooled": (P,)."""
+        """{"sequence": (T, C)} per prompt, with SDXL also "pooled": (P,); with gradients, as `encode_prompts`."""
         text = self.encode_prompts(prompts)
         parts = (
             {"sequence": text.sequence} if text.pooled is None else {"sequence": text.sequence, "pooled": text.pooled}
@@ -128,7 +139,8 @@ class UNetCustomizer(UNetModel):
     @cached_property
     def _no_text(self) -> TextEmbeddings:
         """The empty prompt, a batch of one."""
-        return self.encode_prompts([""])
+        with torch.no_grad():
+            return self.encode_prompts([""])
 
     def _text(self, features: Sequence[Features]) -> TextEmbeddings:
         names = ("sequence", "pooled") if self.sdxl else ("sequence",)

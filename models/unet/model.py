@@ -149,9 +149,11 @@ class UNetModel:
             if len(ids) > limit:
                 raise ValueError(f"prompt has {len(ids)} tokens; allowed: {limit}: {prompt!r}")
 
-    @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> TextEmbeddings:
-        """SD 1.5: CLIP's last hidden states. SDXL: the last but one of both encoders, and the second's pooled text."""
+        """SD 1.5: CLIP's last hidden states. SDXL: the last but one of both encoders, and the second's pooled text.
+
+        Gradients reach what of the encoders is trained, which is nothing unless a caller opens it.
+        """
         self.check_prompts(prompts)
         found = []
         for encoder, tokenizer in zip(self.text_encoders, self.tokenizers, strict=True):

@@ -15,6 +15,7 @@ from models.training.record import CheckpointRecord
 from models.training.restore import restore
 from tasks.evaluation.rows import Row, form_of, guidance_of
 from tasks.evaluation.scoring import Shot
+from tasks.evaluation.tuning import tuned_on
 
 Made = tuple[list[np.ndarray], GuidanceTrace]
 """Images uint8 (H, W, 3) in the order of the shots, and the norms of their guidance vectors by place."""
@@ -71,30 +72,51 @@ def in_row(customizer: Customizer, row: Row) -> Iterator[None]:
 
 
 def _customized(ctx: StageContext, row: Row, shots: Sequence[Shot]) -> Made:
-    """By the checkpoint's model, in batches that share a guidance."""
-    section, (customizer, _) = ctx.recipe.evaluate, restored(ctx)
+    """By the checkpoint's model, as the row has it."""
+    customizer, _ = restored(ctx)
+    with in_row(customizer, row):
+        return _sampled(ctx, customizer, row, shots, [shot.subject.prompts[shot.prompt].text for shot in shots])
+
+
+def _tuned(ctx: StageContext, row: Row, shots: Sequence[Shot]) -> Made:
+    """By the base model tuned on one object after the other."""
+    customizer, _ = restored(ctx)
+    images: dict[int, np.ndarray] = {}
+    for subject in dict.fromkeys(shot.subject for shot in shots):
+        places = [place for place, shot in enumerate(shots) if shot.subject is subject]
+        with tuned_on(ctx, customizer, row, subject) as prompts:
+            own = [shots[place] for place in places]
+            made, _ = _sampled(ctx, customizer, row, own, [prompts[shot.prompt] for shot in own])
+        images.update(zip(places, made, strict=True))
+    return [images[place] for place in range(len(shots))], {}
+
+
+def _sampled(
+    ctx: StageContext, customizer: Customizer, row: Row, shots: Sequence[Shot], prompts: Sequence[str]
+) -> Made:
+    """By the model as it is, told `prompts`, in batches that share a guidance."""
+    section = ctx.recipe.evaluate
     height, width = shots[0].subject.references[0].shape[:2]
     images: dict[int, np.ndarray] = {}
     norms: GuidanceTrace = {}
     by_guidance: dict[Guidance, list[int]] = {}
     for place, shot in enumerate(shots):
         by_guidance.setdefault(guidance_of(section, row, shot.subject.prompts[shot.prompt].kind), []).append(place)
-    with in_row(customizer, row):
-        for guidance, places in by_guidance.items():
-            settings = CustomizeSettings(height, width, section.steps, section.guidance_scale, guidance)
-            for start in range(0, len(places), section.batch_images):
-                part = places[start : start + section.batch_images]
-                seen: GuidanceTrace = {}
-                requests = [_request(row, shots[place]) for place in part]
-                images.update(zip(part, customizer.generate_many(requests, settings, seen), strict=True))
-                norms.update({part[place]: own for place, own in seen.items()})
+    for guidance, places in by_guidance.items():
+        settings = CustomizeSettings(height, width, section.steps, section.guidance_scale, guidance)
+        for start in range(0, len(places), section.batch_images):
+            part = places[start : start + section.batch_images]
+            seen: GuidanceTrace = {}
+            requests = [_request(row, shots[place], prompts[place]) for place in part]
+            images.update(zip(part, customizer.generate_many(requests, settings, seen), strict=True))
+            norms.update({part[place]: own for place, own in seen.items()})
     return [images[place] for place in range(len(shots))], norms
 
 
-def _request(row: Row, shot: Shot) -> CustomizeRequest:
+def _request(row: Row, shot: Shot, prompt: str) -> CustomizeRequest:
     subject = shot.subject
     return CustomizeRequest(
-        subject.prompts[shot.prompt].text,
+        prompt,
         shot.noise_seed,
         subject.references[: row.references],
         subject.masks[: row.references],
@@ -108,5 +130,6 @@ def _first_references(ctx: StageContext, row: Row, shots: Sequence[Shot]) -> Mad
 SOURCES: dict[str, Callable[[StageContext, Row, Sequence[Shot]], Made]] = {
     "customizer": _customized,
     "references": _first_references,
+    "tuning": _tuned,
 }
 """`Row.source` -> what makes its images."""

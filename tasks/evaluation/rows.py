@@ -2,7 +2,8 @@
 
 `base`: the text-to-image model, no references. `copy`: the first reference as it is: all identity, no text, what no
 method should look like. `ours-N`: the checkpoint with N references under the recipe's guidance (Eq. 5.4 unless it says
-otherwise); `plain-N`: the same with plain dual guidance. Of U-Nets also:
+otherwise); `plain-N`: the same with plain dual guidance. `dreambooth`: the base model with a LoRA tuned on all
+references of the object, plain text guidance (models/tuning). Of U-Nets also:
 
 - `ip_adapter`: the base model with its published IP-Adapter, the first reference as image prompt, classifier-free
   guidance as the IP-Adapter is sampled; `ip_adapter_guided`: the same under the recipe's guidance (thesis Table 5.4,
@@ -10,6 +11,7 @@ otherwise); `plain-N`: the same with plain dual guidance. Of U-Nets also:
 - `no_attention-N`, `no_mask-N`, `no_image-N`: `ours-N` with that part of the trained checkpoint switched off, so that
   references enter through the image tokens alone, show their backgrounds too, or enter through self-attention alone.
   Thesis Table 5.4 trains each variant instead: for that, train with `train.noised`, and compare the rows `ours-N`.
+- `custom_diffusion`: the base model with the keys and values of text cross-attention and one token tuned likewise.
 """
 
 from collections.abc import Sequence
@@ -22,6 +24,8 @@ from models.evaluation.tables import KINDS
 
 _, PROPERTY = KINDS
 SWITCHES = ("attention", "image", "mask")
+TUNED = {"dreambooth": "LoRA", "custom_diffusion": "text keys, values and a token"}
+"""What of the base model a row tunes."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Row:
     guidance: Literal["recipe", "plain", "text", "classifier_free"] = "recipe"
     """The recipe's; its plain form; of the text alone, at `base_text_scale`; u + s (f - u) with s = `base_text_scale`.
     """
-    source: Literal["customizer", "references"] = "customizer"
+    source: Literal["customizer", "references", "tuning"] = "customizer"
     """Who makes the images (tasks/evaluation/making.py)."""
     adapter: bool = True
     """Whether the trained weights take part."""
@@ -64,6 +68,8 @@ ROWS: dict[str, Row] = {
         Row("no_attention", None, attention=False),
         Row("no_mask", None, mask=False),
         Row("no_image", None, image=False),
+        Row("dreambooth", 0, "text", source="tuning", adapter=False, image=False),
+        Row("custom_diffusion", 0, "text", source="tuning", adapter=False, image=False),
     )
 }
 
@@ -135,6 +141,8 @@ def models_of(recipe: Recipe) -> dict[str, str]:
 def _model(row: Row, base: str, trained: str) -> str:
     if row.source == "references":
         return "none"
+    if row.source == "tuning":
+        return f"{TUNED[row.kind]} of {base}, tuned on each object"
     if not row.adapter:
         return f"{base} with its own IP-Adapter" if row.image else base
     off = [name for name in SWITCHES if getattr(row, name) is False]

@@ -30,6 +30,8 @@ ROWS = {
     "no_attention": "ours without shared attention",
     "no_mask": "ours without mask",
     "no_image": "ours without global image",
+    "dreambooth": "DreamBooth LoRA, tuned on each object",
+    "custom_diffusion": "Custom Diffusion, tuned on each object",
 }
 """What the page calls the rows of the evaluation itself."""
 CHARTED = ("ours", "plain")
