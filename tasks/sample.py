@@ -6,20 +6,23 @@ image = pipeline("a striped mug on a beach", references=["mug.png"], seed=3).ima
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from configs.load import ConfigError, validated
 from configs.schema import Guidance, ModelRef
 from data.shards import sha256_file
 from models import registry
-from models.customizer import Customizer, CustomizeRequest, CustomizeSettings
+from models.customizer import Customizer, CustomizeRequest, CustomizeSettings, GuidanceTrace
+from models.guidance import Norms, OnStep
+from models.memory import MemoryLimitError, is_out_of_memory
 from models.scorers.segmenter import Segmenter
 from models.training.record import CheckpointRecord
 from models.training.restore import checkpoint_file, restore
@@ -40,7 +43,8 @@ class CustomizationOutput:
 class CustomizationPipeline:
     """A trained customization model, called like a diffusers pipeline.
 
-    `segmenter` finds the object of references that come without mask, for a model that looks at the object alone.
+    `segmenter` finds the object of references that come without mask: for a model that looks at the object alone, and
+    for a call that asks for it.
     """
 
     def __init__(
@@ -48,10 +52,19 @@ class CustomizationPipeline:
         customizer: Customizer,
         record: CheckpointRecord,
         checkpoint_sha256: str,
-        segmenter: Segmenter | None = None,
+        dtype: str,
+        load_segmenter: Callable[[], Segmenter] | None = None,
     ) -> None:
         self.customizer, self.record, self.checkpoint_sha256 = customizer, record, checkpoint_sha256
-        self.segmenter = segmenter
+        self.dtype, self._load_segmenter = dtype, load_segmenter
+
+    @cached_property
+    def segmenter(self) -> Segmenter:
+        """Loaded when it is first needed; ValueError if none was named."""
+        if self._load_segmenter is None:
+            wanted = "this model looks" if self.customizer.needs_masks else "you ask to look"
+            raise ValueError(f"{wanted} at the object of a reference alone: give masks, or name a segmenter")
+        return self._load_segmenter()
 
     @classmethod
     def from_checkpoint(
@@ -59,11 +72,11 @@ class CustomizationPipeline:
     ) -> Self:
         """`path`: folder of the train stage (its file is checked against its shard), or a LoRA file by itself.
 
-        `segmenter` is loaded if the model needs masks.
+        Its header says which base model it belongs to, FLUX or U-Net, and how that takes references.
         """
         customizer, record = restore(Path(path), device, dtype)
-        finder = registry.load(segmenter, device, "float32") if segmenter and customizer.needs_masks else None
-        return cls(customizer, record, sha256_file(checkpoint_file(Path(path))), finder)
+        finder = partial(registry.load, segmenter, device, "float32") if segmenter else None
+        return cls(customizer, record, sha256_file(checkpoint_file(Path(path))), dtype, finder)
 
     def __call__(
         self,
@@ -71,6 +84,7 @@ class CustomizationPipeline:
         references: Sequence[Picture] = (),
         masks: Sequence[Picture] | None = None,
         *,
+        segment: bool = False,
         seed: int = 0,
         num_images_per_prompt: int = 1,
         num_inference_steps: int = 30,
@@ -78,18 +92,24 @@ class CustomizationPipeline:
         guidance: Guidance | Mapping[str, Any] | None = None,
         height: int | None = None,
         width: int | None = None,
+        progress: OnStep | None = None,
     ) -> CustomizationOutput:
         """Images of the referenced object, `num_images_per_prompt` per prompt with seeds `seed`, `seed + 1`, ...
 
-        References: any number, paths, PIL images or uint8 (H, W, 3). Each is cut to its middle square, or with `masks`
-        (one per reference, non-zero on the object) to a square around the object, and resized to the training
-        resolution. Height and width default to it. `guidance` combines the predictions: a `Guidance`, or some of its
-        fields, for example {"image_scale": 2.0}. Raises ValueError for what cannot be used, or if the model needs
-        masks and there are neither these nor a segmenter; FileNotFoundError for a missing file.
+        References: any number, paths, PIL images or uint8 (H, W, 3). Each is cut to its middle square, or to a square
+        around the object with `masks` (one per reference, non-zero on the object) or `segment` (the segmenter finds
+        them), and resized to the training resolution. Height and width default to it. `guidance` combines the
+        predictions: a `Guidance`, or some of its fields, for example {"image_scale": 2.0}. `progress` is told every
+        step. Raises ValueError for what cannot be used, if masks are needed and there are neither these nor a
+        segmenter, or if the references do not fit into memory; FileNotFoundError for a missing file.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if masks is not None and len(masks) != len(references):
             raise ValueError(f"{len(masks)} masks for {len(references)} references; give one per reference or none")
+        cut_around = "mask" if masks is not None else "segmenter" if segment and references else "middle"
+        if cut_around == "segmenter":
+            whole = [np.asarray(_open(picture).convert("RGB")) for picture in references]
+            references, masks = whole, self._found(whole)
         cut = [
             prepare_reference(
                 picture, masks[place] if masks is not None else None, self.record.height, self.record.width
@@ -104,30 +124,43 @@ class CustomizationPipeline:
             guidance=guidance if isinstance(guidance, Guidance) else _guidance(guidance or {}),
         )
         images = tuple(image for image, _ in cut)
-        found = tuple(mask for _, mask in cut) if masks is not None else self._masks(images)
+        needed = self.customizer.needs_masks and bool(images)
+        found = tuple(mask for _, mask in cut) if masks is not None else self._found(images) if needed else None
         requests = [
             CustomizeRequest(text, seed + number, images, found)
             for text in prompts
             for number in range(num_images_per_prompt)
         ]
-        made = self.customizer.generate_many(requests, settings)
+        trace: GuidanceTrace = {}
+        try:
+            made = self.customizer.generate_many(requests, settings, trace, progress)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise MemoryLimitError(
+                f"out of memory with {len(images)} references, {len(requests)} images of {settings.height} x "
+                f"{settings.width} px and {self.dtype}: give fewer references, make fewer or smaller images at a time, "
+                "or use bfloat16"
+            ) from error
         return CustomizationOutput(
-            [Image.fromarray(image) for image in made], [self._provenance(request, settings) for request in requests]
+            [Image.fromarray(image) for image in made],
+            [
+                self._provenance(request, settings, cut_around, trace.get(place, []))
+                for place, request in enumerate(requests)
+            ],
         )
 
-    def _masks(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, ...] | None:
-        """Where the object is, bool (H, W) per reference; None for a model that needs no masks."""
-        if not self.customizer.needs_masks or not images:
-            return None
-        if self.segmenter is None:
-            raise ValueError("this model looks at the object of a reference alone: give masks, or name a segmenter")
+    def _found(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Where the segmenter sees the object, bool (H, W) per reference."""
         masks = self.segmenter.masks(images)
         for place, mask in enumerate(masks):
             if not mask.any():
                 raise ValueError(f"reference {place + 1}: the segmenter finds no object; give its mask")
         return tuple(masks)
 
-    def _provenance(self, request: CustomizeRequest, settings: CustomizeSettings) -> dict[str, Any]:
+    def _provenance(
+        self, request: CustomizeRequest, settings: CustomizeSettings, cut_around: str, norms: Sequence[Norms]
+    ) -> dict[str, Any]:
         base = self.record.base_model
         seen = request.masks if self.customizer.needs_masks else None
         masks = {"masks_sha256": [hashlib.sha256(mask.tobytes()).hexdigest() for mask in seen]} if seen else {}
@@ -136,8 +169,11 @@ class CustomizationPipeline:
             "prompt": request.prompt,
             "seed": request.seed,
             "settings": {**asdict(settings), "guidance": settings.guidance.model_dump(mode="json")},
+            "dtype": self.dtype,
             "references_sha256": [hashlib.sha256(image.tobytes()).hexdigest() for image in request.references],
+            "references_cut": cut_around,
             "references_form": self.record.references,
+            "guidance_norms": [[round(value, 6) for value in (own.level, own.image, own.text)] for own in norms],
             "checkpoint_sha256": self.checkpoint_sha256,
             "checkpoint_step": self.record.step,
             "dataset_sha256": self.record.dataset_sha256,
@@ -202,7 +238,8 @@ def _open(picture: Picture) -> Image.Image:
             )
         return Image.fromarray(picture.astype(np.uint8) * 255 if picture.dtype == np.bool_ else picture)
     try:
-        return Image.open(picture)
+        # Cameras turn a picture by a note in its header.
+        return ImageOps.exif_transpose(Image.open(picture))
     except UnidentifiedImageError as error:
         raise ValueError(f"{picture}: not a picture that can be read") from error
 
@@ -234,6 +271,7 @@ def sample(
     seed: int = 0,
     count: int = 1,
     device: str = "cpu",
+    dtype: str = "float32",
     segmenter: ModelRef | None = None,
     **settings: Any,
 ) -> list[Path]:
@@ -241,7 +279,7 @@ def sample(
 
     `settings` are those of `CustomizationPipeline.__call__`. Raises what it raises.
     """
-    pipeline = CustomizationPipeline.from_checkpoint(checkpoint, device, segmenter=segmenter)
+    pipeline = CustomizationPipeline.from_checkpoint(checkpoint, device, dtype, segmenter)
     made = pipeline(prompt, references, masks, seed=seed, num_images_per_prompt=count, **settings)
     paths = [output] if count == 1 else [output.with_stem(f"{output.stem}-{number + 1}") for number in range(count)]
     for path, image, provenance in zip(paths, made.images, made.provenance, strict=True):

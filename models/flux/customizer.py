@@ -34,7 +34,7 @@ from models.flux.reference import (
     row_offsets,
 )
 from models.flux.sampling import denoise, resolution_shift, schedule
-from models.guidance import DualGuidance, Step
+from models.guidance import DualGuidance, OnStep, Step
 from models.latents import initial_noise
 from models.memory import check_references
 from models.sizes import BLOCK_VALUES
@@ -214,6 +214,7 @@ class FluxCustomizer(FluxModel):
         requests: Sequence[CustomizeRequest],
         settings: CustomizeSettings,
         trace: GuidanceTrace | None = None,
+        on_step: OnStep | None = None,
     ) -> list[np.ndarray]:
         """uint8 (height, width, 3) for every request; those with and those without references as one batch each."""
         self.check_prompts([request.prompt for request in requests])
@@ -221,7 +222,7 @@ class FluxCustomizer(FluxModel):
         def make(part: Sequence[CustomizeRequest], guidance: DualGuidance) -> np.ndarray:
             return self.decode(self.sample(part, settings, guidance), settings.height, settings.width)
 
-        return generate_in_batches(requests, settings.guidance, make, trace)
+        return generate_in_batches(requests, settings.guidance, make, trace, on_step)
 
     @torch.no_grad()
     def sample(

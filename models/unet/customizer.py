@@ -20,7 +20,7 @@ from models.customizer import (
     TrainingBatch,
     generate_in_batches,
 )
-from models.guidance import DualGuidance, Step
+from models.guidance import DualGuidance, OnStep, Step
 from models.masks import token_masks
 from models.unet import adapter
 from models.unet.ip_adapter import set_scale
@@ -219,6 +219,7 @@ class UNetCustomizer(UNetModel):
         requests: Sequence[CustomizeRequest],
         settings: CustomizeSettings,
         trace: GuidanceTrace | None = None,
+        on_step: OnStep | None = None,
     ) -> list[np.ndarray]:
         """uint8 (height, width, 3) for every request; those with and those without references as one batch each."""
         self.check_prompts([request.prompt for request in requests])
@@ -226,7 +227,7 @@ class UNetCustomizer(UNetModel):
         def make(part: Sequence[CustomizeRequest], guidance: DualGuidance) -> np.ndarray:
             return latents.decode(self.vae, self.sample(part, settings, guidance))
 
-        return generate_in_batches(requests, settings.guidance, make, trace)
+        return generate_in_batches(requests, settings.guidance, make, trace, on_step)
 
     @torch.no_grad()
     def sample(

@@ -3,36 +3,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import stage_runs
-import tiny_flux
+import tiny_models
 import torch
-from generated_sets import random_set
 from PIL import Image
 from safetensors.torch import save_file
+from tiny_checkpoint import SIDE, recipe_of, train_in
 
-from configs.load import load_recipe
 from configs.schema import Recipe
 from data.shards import ShardError, sha256_file
-from tasks import train
+from models import memory
+from models.guidance import Step
 from tasks.sample import CustomizationPipeline, prepare_reference, read_provenance, sample
-
-SIDE = 16
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    torch.set_num_threads(1)
-    whole = load_recipe("miniature", ("train.steps=3", "train.batch=2", "train.lora_rank=4", "train.learning_rate=0.5"))
-    base = tiny_flux.flux_ref(tmp_path_factory.mktemp("base") / "flux")
-    return whole.model_copy(update={"models": whole.models.model_copy(update={"customizer": base})})
+    return recipe_of(tmp_path_factory.mktemp("base") / "flux")
 
 
 @pytest.fixture(scope="module")
 def checkpoint(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    workspace = tmp_path_factory.mktemp("trained")
-    stage_runs.write_input(workspace, "shard", [random_set(f"mug-{n}", n, size=SIDE) for n in range(2)], recipe)
-    stage_runs.run_stage(train, stage_runs.context("train", recipe, workspace, ("shard",)))
-    return workspace / "artifacts" / "train"
+    return train_in(tmp_path_factory.mktemp("trained"), recipe)
 
 
 def picture(seed: int, height: int = SIDE, width: int = SIDE) -> np.ndarray:
@@ -76,6 +67,10 @@ def test_saves_images_that_say_what_they_were_made_from(checkpoint: Path, recipe
     assert told["dataset_sha256"] == sha256_file(checkpoint.parent / "shard" / "index.json")
     assert told["base_model"] == f"{recipe.models.customizer.name}@{recipe.models.customizer.revision}"
     assert len(told["references_sha256"]) == 1
+    assert (told["references_cut"], told["dtype"]) == ("middle", "float32")
+    assert told["guidance_norms"][0][0] == 1.0
+    assert all(image > 0 and text > 0 for _, image, text in told["guidance_norms"])
+    assert len(told["guidance_norms"]) == 2
     (again,) = sample([reference], "a red mug", checkpoint, tmp_path / "again.png", seed=4, num_inference_steps=2)
     assert np.abs(np.asarray(Image.open(again)).astype(int) - np.asarray(Image.open(paths[1]))).max() <= 1
     Image.fromarray(picture(1)).save(tmp_path / "plain.png")
@@ -98,6 +93,65 @@ def test_references_are_cut_to_the_middle_or_to_the_object() -> None:
     edge = np.zeros((40, 100), dtype=bool)
     edge[0:4, 96:100] = True
     assert prepare_reference(wide, edge, side, side)[0].shape == (side, side, 3)
+
+
+def test_a_segmenter_cuts_references_as_masks_do_and_the_picture_says_which(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = tiny_models.ref_of(tiny_models.segmenter_folder(tmp_path / "segmenter"), "segformer")
+    pipeline = CustomizationPipeline.from_checkpoint(checkpoint, segmenter=segmenter)
+    shown, mask = picture(1, 40, 60), np.zeros((40, 60), bool)
+    mask[4:14, 2:12] = True
+    monkeypatch.setattr(pipeline.segmenter, "masks", lambda images: [mask for _ in images])
+    found = pipeline("a mug", [shown], segment=True, num_inference_steps=2)
+    given = pipeline("a mug", [shown], [mask], segment=True, num_inference_steps=2)
+    middle = pipeline("a mug", [shown], num_inference_steps=2)
+    told = [made.provenance[0] for made in (found, given, middle)]
+    assert [own["references_cut"] for own in told] == ["segmenter", "mask", "middle"]
+    assert told[0]["references_sha256"] == told[1]["references_sha256"] != told[2]["references_sha256"]
+    np.testing.assert_array_equal(np.asarray(found.images[0]), np.asarray(given.images[0]))
+    alone = CustomizationPipeline.from_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match="you ask to look at the object of a reference alone: give masks, or name a"):
+        alone("a mug", [shown], segment=True)
+
+
+def test_progress_is_told_every_step(checkpoint: Path) -> None:
+    seen: list[Step] = []
+    CustomizationPipeline.from_checkpoint(checkpoint)(
+        "a mug", [picture(1)], num_inference_steps=3, num_images_per_prompt=2, progress=seen.append
+    )
+    assert [(step.number, step.count) for step in seen] == [(0, 3), (1, 3), (2, 3)]
+
+
+def test_running_out_of_memory_is_an_error_that_says_what_to_change(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = CustomizationPipeline.from_checkpoint(checkpoint)
+
+    def fail(error: Exception) -> None:
+        def raising(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(pipeline.customizer, "sample", raising)
+
+    with pytest.raises(RuntimeError) as found:
+        torch.empty(2**60)
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), found.value):
+        fail(error)
+        with pytest.raises(memory.MemoryLimitError, match="out of memory with 1 references, 1 images of 16 x 16 px"):
+            pipeline("a mug", [picture(1)])
+    fail(RuntimeError("a size does not fit"))
+    with pytest.raises(RuntimeError, match="a size does not fit"):
+        pipeline("a mug", [picture(1)])
+
+
+def test_pictures_are_seen_as_their_camera_turned_them(tmp_path: Path) -> None:
+    shown = Image.fromarray(picture(1, 8, 16))
+    exif = Image.Exif()
+    exif[0x0112] = 8  # turn by 90 degrees to the left
+    shown.save(tmp_path / "turned.png", exif=exif)
+    cut, _ = prepare_reference(tmp_path / "turned.png", None, 8, 8)
+    np.testing.assert_array_equal(cut, np.rot90(prepare_reference(shown, None, 8, 8)[0]))
 
 
 @pytest.mark.parametrize(
