@@ -266,8 +266,9 @@ def sample(
         typer.Option(help="Picture that is not black on the object; one for each reference, in their order."),
     ] = None,
     segment: Annotated[
-        bool, typer.Option("--segment", help="Without masks: cut references around the object that a model finds.")
-    ] = False,
+        str | None,
+        typer.Option(help="What the object is called: models.segmenter finds it, which is as good as masks."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="PNG to write; of several, -1, -2, ... come before its ending.")] = Path(
         "sample.png"
     ),
@@ -299,8 +300,8 @@ def sample(
 ) -> None:
     """Make pictures of the object in the references, as the prompt says.
 
-    A reference with a mask is cut to a square around its object, one without to its middle square. Settings are those
-    of the active recipe's evaluate section. What a picture was made from is in it: syncd inspect FILE.png
+    References with masks are cut to a square around the object, those without to their middle square. Settings are
+    those of the active recipe's evaluate section. What a picture was made from is in it: syncd inspect FILE.png
     """
     from flows.sampling import Wish, overrides_of, sample_to_file
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.load import ConfigError, load_recipe, overridden, validated
-from configs.schema import Evaluate, ModelRef
+from configs.schema import Evaluate, Models
 from flows.console import clock_text
 from flows.graph import RECIPE_FILE
 from flows.worker import resolve_device
@@ -43,7 +43,7 @@ class Wish:
     prompt: str
     output: Path
     masks: Sequence[Path] = ()
-    segment: bool = False
+    segment: str | None = None
     seed: int = 0
     count: int = 1
     height: int | None = None
@@ -61,7 +61,7 @@ def sample_to_file(wish: Wish, overrides: Sequence[str], workspace: Path) -> lis
     source = wish.checkpoint or workspace / "artifacts" / "train"
     if not source.exists():
         raise ConfigError(f"{source}: no checkpoint; train one with syncd run --until train, or name one: --checkpoint")
-    section, segmenter = _settings(workspace, overrides)
+    section, models = _settings(workspace, overrides)
     from tasks.sample import sample
 
     try:
@@ -78,7 +78,11 @@ def sample_to_file(wish: Wish, overrides: Sequence[str], workspace: Path) -> lis
                 height=wish.height,
                 width=wish.width,
                 device=resolve_device(wish.device),
-                segmenter=segmenter,
+                finder={
+                    "segmenter": models and models.segmenter,
+                    "detector": models and models.detector,
+                    "detection_threshold": section.detection_threshold,
+                },
                 progress=progress,
                 **{argument: getattr(section, field) for field, argument in SETTINGS.items()},
             )
@@ -115,12 +119,12 @@ def overrides_of(options: Mapping[str, Any], more: Sequence[str]) -> tuple[str, 
     return (*more, *short)
 
 
-def _settings(workspace: Path, overrides: Sequence[str]) -> tuple[Evaluate, ModelRef | None]:
-    """The evaluate section and the segmenter of the active recipe; without one, the section's defaults and none."""
+def _settings(workspace: Path, overrides: Sequence[str]) -> tuple[Evaluate, Models | None]:
+    """The evaluate section and the models of the active recipe; without one, the section's defaults and none."""
     active = workspace / RECIPE_FILE
     if active.exists():
         recipe = load_recipe(str(active), tuple(overrides))
-        return recipe.evaluate, recipe.models.segmenter
+        return recipe.evaluate, recipe.models
     given = overridden({}, overrides)
     unknown = [name for name in given if name != "evaluate"]
     if unknown:

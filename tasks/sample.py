@@ -8,29 +8,28 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from configs.load import ConfigError, validated
 from configs.schema import Guidance, ModelRef
+from data.pictures import Picture, open_picture, prepare_reference
 from data.shards import sha256_file
 from models import registry
 from models.customizer import Customizer, CustomizeRequest, CustomizeSettings, GuidanceTrace
 from models.guidance import Norms, OnStep
 from models.memory import MemoryLimitError, is_out_of_memory
+from models.scorers.grounded import GroundedSegmenter
 from models.scorers.segmenter import Segmenter
 from models.training.record import CheckpointRecord
 from models.training.restore import checkpoint_file, restore
 
 METADATA_KEY = "syncd"
-MARGIN = 0.25
-"""Around the object when a reference comes with its mask, as a share of the object's longer side."""
-Picture = str | Path | Image.Image | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class CustomizationOutput:
 class CustomizationPipeline:
     """A trained customization model, called like a diffusers pipeline.
 
-    `segmenter` finds the object of references that come without mask: for a model that looks at the object alone, and
+    A segmenter finds the object of references that come without mask: for a model that looks at the object alone, and
     for a call that asks for it.
     """
 
@@ -53,13 +52,13 @@ class CustomizationPipeline:
         record: CheckpointRecord,
         checkpoint_sha256: str,
         dtype: str,
-        load_segmenter: Callable[[], Segmenter] | None = None,
+        load_segmenter: Callable[[], Segmenter | GroundedSegmenter] | None = None,
     ) -> None:
         self.customizer, self.record, self.checkpoint_sha256 = customizer, record, checkpoint_sha256
         self.dtype, self._load_segmenter = dtype, load_segmenter
 
     @cached_property
-    def segmenter(self) -> Segmenter:
+    def segmenter(self) -> Segmenter | GroundedSegmenter:
         """Loaded when it is first needed; ValueError if none was named."""
         if self._load_segmenter is None:
             wanted = "this model looks" if self.customizer.needs_masks else "you ask to look"
@@ -68,15 +67,29 @@ class CustomizationPipeline:
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | Path, device: str = "cpu", dtype: str = "float32", segmenter: ModelRef | None = None
+        cls,
+        path: str | Path,
+        device: str = "cpu",
+        dtype: str = "float32",
+        segmenter: ModelRef | None = None,
+        detector: ModelRef | None = None,
+        detection_threshold: float = 0.25,
     ) -> Self:
         """`path`: folder of the train stage (its file is checked against its shard), or a LoRA file by itself.
 
-        Its header says which base model it belongs to, FLUX or U-Net, and how that takes references.
+        Its header says which base model it belongs to, FLUX or U-Net, and how that takes references. SAM as
+        `segmenter` needs a `detector`, whose scores count above the threshold.
         """
         customizer, record = restore(Path(path), device, dtype)
-        finder = partial(registry.load, segmenter, device, "float32") if segmenter else None
-        return cls(customizer, record, sha256_file(checkpoint_file(Path(path))), dtype, finder)
+
+        def load() -> Segmenter | GroundedSegmenter:
+            seen = registry.load(segmenter, device, "float32")
+            if detector is None:
+                return seen
+            return GroundedSegmenter(registry.load(detector, device, "float32"), seen, detection_threshold)
+
+        sha256 = sha256_file(checkpoint_file(Path(path)))
+        return cls(customizer, record, sha256, dtype, None if segmenter is None else load)
 
     def __call__(
         self,
@@ -84,7 +97,7 @@ class CustomizationPipeline:
         references: Sequence[Picture] = (),
         masks: Sequence[Picture] | None = None,
         *,
-        segment: bool = False,
+        segment: str | None = None,
         seed: int = 0,
         num_images_per_prompt: int = 1,
         num_inference_steps: int = 30,
@@ -97,19 +110,23 @@ class CustomizationPipeline:
         """Images of the referenced object, `num_images_per_prompt` per prompt with seeds `seed`, `seed + 1`, ...
 
         References: any number, paths, PIL images or uint8 (H, W, 3). Each is cut to its middle square, or to a square
-        around the object with `masks` (one per reference, non-zero on the object) or `segment` (the segmenter finds
-        them), and resized to the training resolution. Height and width default to it. `guidance` combines the
-        predictions: a `Guidance`, or some of its fields, for example {"image_scale": 2.0}. `progress` is told every
-        step. Raises ValueError for what cannot be used, if masks are needed and there are neither these nor a
-        segmenter, or if the references do not fit into memory; FileNotFoundError for a missing file.
+        around the object with `masks` (one per reference, non-zero on the object) or `segment` (what the object is
+        called: the segmenter finds it), and resized to the training resolution. Height and width default to it.
+        `guidance` combines the predictions: a `Guidance`, or some of its fields, for example {"image_scale": 2.0}.
+        `progress` is told every step.
+
+        Raises ValueError for what cannot be used, if masks are needed and there are neither these nor a segmenter, or
+        if the references do not fit into memory; FileNotFoundError for a missing file.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if masks is not None and len(masks) != len(references):
             raise ValueError(f"{len(masks)} masks for {len(references)} references; give one per reference or none")
+        if masks is not None and segment is not None:
+            raise ValueError(f"masks and segment={segment!r} are both given; give one of them")
         cut_around = "mask" if masks is not None else "segmenter" if segment and references else "middle"
         if cut_around == "segmenter":
-            whole = [np.asarray(_open(picture).convert("RGB")) for picture in references]
-            references, masks = whole, self._found(whole)
+            whole = [np.asarray(open_picture(picture).convert("RGB")) for picture in references]
+            references, masks = whole, self._found(whole, segment)
         cut = [
             prepare_reference(
                 picture, masks[place] if masks is not None else None, self.record.height, self.record.width
@@ -125,7 +142,9 @@ class CustomizationPipeline:
         )
         images = tuple(image for image, _ in cut)
         needed = self.customizer.needs_masks and bool(images)
-        found = tuple(mask for _, mask in cut) if masks is not None else self._found(images) if needed else None
+        found = (
+            tuple(mask for _, mask in cut) if masks is not None else self._found(images, segment) if needed else None
+        )
         requests = [
             CustomizeRequest(text, seed + number, images, found)
             for text in prompts
@@ -145,21 +164,33 @@ class CustomizationPipeline:
         return CustomizationOutput(
             [Image.fromarray(image) for image in made],
             [
-                self._provenance(request, settings, cut_around, trace.get(place, []))
+                self._provenance(request, settings, cut_around, segment, trace.get(place, []))
                 for place, request in enumerate(requests)
             ],
         )
 
-    def _found(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
-        """Where the segmenter sees the object, bool (H, W) per reference."""
-        masks = self.segmenter.masks(images)
+    def _found(self, images: Sequence[np.ndarray], name: str | None) -> tuple[np.ndarray, ...]:
+        """Where the segmenter sees the object, bool (H, W) per reference; `name`: for one that looks for words."""
+        if not isinstance(self.segmenter, GroundedSegmenter):
+            masks = self.segmenter.masks(images)
+        elif name:
+            masks = self.segmenter.masks(images, [name] * len(images))
+        else:
+            raise ValueError(
+                "the segmenter finds objects by name: say what the references show (segment), or give masks"
+            )
         for place, mask in enumerate(masks):
             if not mask.any():
                 raise ValueError(f"reference {place + 1}: the segmenter finds no object; give its mask")
         return tuple(masks)
 
     def _provenance(
-        self, request: CustomizeRequest, settings: CustomizeSettings, cut_around: str, norms: Sequence[Norms]
+        self,
+        request: CustomizeRequest,
+        settings: CustomizeSettings,
+        cut_around: str,
+        segment: str | None,
+        norms: Sequence[Norms],
     ) -> dict[str, Any]:
         base = self.record.base_model
         seen = request.masks if self.customizer.needs_masks else None
@@ -172,6 +203,7 @@ class CustomizationPipeline:
             "dtype": self.dtype,
             "references_sha256": [hashlib.sha256(image.tobytes()).hexdigest() for image in request.references],
             "references_cut": cut_around,
+            "segment": segment,
             "references_form": self.record.references,
             "guidance_norms": [[round(value, 6) for value in (own.level, own.image, own.text)] for own in norms],
             "checkpoint_sha256": self.checkpoint_sha256,
@@ -188,60 +220,6 @@ def _guidance(fields: Mapping[str, Any]) -> Guidance:
         return validated(Guidance, fields, "guidance")
     except ConfigError as error:
         raise ValueError(str(error)) from error
-
-
-def prepare_reference(
-    picture: Picture, mask: Picture | None, height: int, width: int
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """The middle square of a picture, or the square around its object, resized: uint8 (height, width, 3).
-
-    With `mask` also that square of it, bool (height, width): pixels that hold any of the object.
-    """
-    image = _open(picture).convert("RGB")
-    if mask is None:
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-    else:
-        shown = _open(mask).convert("L").point(lambda value: 255 if value else 0)
-        left, top, side = _object_square(shown, image.size)
-    square = (left, top, left + side, top + side)
-    cut = np.asarray(image.crop(square).resize((width, height), Image.Resampling.LANCZOS))
-    if mask is None:
-        return cut, None
-    return cut, np.asarray(shown.crop(square).resize((width, height), Image.Resampling.BOX)) > 0
-
-
-def _object_square(mask: Image.Image, size: tuple[int, int]) -> tuple[int, int, int]:
-    """Left, top and side of the square around the object, within the picture as far as it fits."""
-    if mask.size != size:
-        raise ValueError(
-            f"mask is {mask.width} x {mask.height}, its reference {size[0]} x {size[1]}; they must be equal"
-        )
-    box = mask.getbbox()
-    if box is None:
-        raise ValueError("mask is empty; it must be non-zero on the object")
-    wide, high = box[2] - box[0], box[3] - box[1]
-    side = min(round(max(wide, high) * (1 + 2 * MARGIN)), *size)
-    centre_x, centre_y = (box[0] + box[2]) // 2, (box[1] + box[3]) // 2
-    left = min(max(centre_x - side // 2, 0), size[0] - side)
-    top = min(max(centre_y - side // 2, 0), size[1] - side)
-    return left, top, side
-
-
-def _open(picture: Picture) -> Image.Image:
-    if isinstance(picture, Image.Image):
-        return picture
-    if isinstance(picture, np.ndarray):
-        if picture.dtype not in (np.uint8, np.bool_):
-            raise ValueError(
-                f"picture is {picture.dtype} {picture.shape}; allowed: uint8 (H, W, 3), bool or uint8 (H, W)"
-            )
-        return Image.fromarray(picture.astype(np.uint8) * 255 if picture.dtype == np.bool_ else picture)
-    try:
-        # Cameras turn a picture by a note in its header.
-        return ImageOps.exif_transpose(Image.open(picture))
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{picture}: not a picture that can be read") from error
 
 
 def save_png(image: Image.Image, provenance: dict[str, Any], path: Path) -> None:
@@ -272,14 +250,15 @@ def sample(
     count: int = 1,
     device: str = "cpu",
     dtype: str = "float32",
-    segmenter: ModelRef | None = None,
+    finder: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> list[Path]:
     """Make and save `count` images of the object; of several, `output` gets -1, -2, ... before its ending.
 
-    `settings` are those of `CustomizationPipeline.__call__`. Raises what it raises.
+    `finder` are the arguments of `CustomizationPipeline.from_checkpoint` that find objects, `settings` those of
+    `CustomizationPipeline.__call__`. Raises what they raise.
     """
-    pipeline = CustomizationPipeline.from_checkpoint(checkpoint, device, dtype, segmenter)
+    pipeline = CustomizationPipeline.from_checkpoint(checkpoint, device, dtype, **(finder or {}))
     made = pipeline(prompt, references, masks, seed=seed, num_images_per_prompt=count, **settings)
     paths = [output] if count == 1 else [output.with_stem(f"{output.stem}-{number + 1}") for number in range(count)]
     for path, image, provenance in zip(paths, made.images, made.provenance, strict=True):

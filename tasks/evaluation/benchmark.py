@@ -8,13 +8,13 @@ from PIL import Image, UnidentifiedImageError
 
 from data.benchmarks.base import BenchmarkObject
 from data.benchmarks.readers import read_benchmark
+from data.pictures import prepare_reference
 from data.records import PromptRecord
 from data.shards import ShardWriter
 from data.stage import ShardSpec, StageContext
 from models.evaluation.metrics import objects_found
 from tasks.evaluation.scoring import open_finder
 from tasks.evaluation.subjects import Subject
-from tasks.sample import prepare_reference
 
 
 def benchmark_objects(ctx: StageContext) -> dict[str, BenchmarkObject]:

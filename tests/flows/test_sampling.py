@@ -95,6 +95,7 @@ def test_a_checkpoint_file_alone_needs_no_recipe(workspace: Path, tmp_path: Path
         (("--steps", "1"), r"evaluate\.steps is 1; allowed: whole numbers at least 2 and at most 200"),
         (("--guidance", "loud"), r"evaluate\.guidance\.form is 'loud'; allowed: normalised, plain, projected"),
         (("--mask", "nowhere.png"), r"no such mask: nowhere\.png"),
+        (("--segment", "mug", "--set", "models.segmenter=null", "--set", "assets.eval_share=0"), "name a segmenter"),
         (("--height", "20"), "sample: height is 20; allowed: multiples of 8"),
     ],
 )
