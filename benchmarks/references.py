@@ -15,7 +15,7 @@ ratios, not milliseconds between machines.
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +34,7 @@ SEEING = 2
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds of one step or one reading."""
+    """Seconds, or operations, of one step or one reading."""
 
     base: float
     """As many passes of the base model as a step has."""
@@ -106,23 +106,22 @@ class Sampling:
         wanted = torch.cat(alone).float()
         return float((together - wanted).abs().max() / wanted.abs().max())
 
+    def passes(self) -> dict[str, Callable[[], object]]:
+        """What `Costs` are of, by the names of its fields."""
+        kept = self.read()
+        return {
+            "base": lambda: self.step(None),
+            "read": self.read,
+            "attend": lambda: self.step(kept),
+            "joint": self.joint_step,
+            "base_alone": lambda: self.step(None, (1,)),
+            "attend_alone": lambda: self.step(kept, (1,)),
+        }
+
     def costs(self, repeats: int) -> Costs:
-        device, kept = self.image.device, self.read()
-        return Costs(
-            **interleaved(
-                {
-                    "base": lambda: self.step(None),
-                    "read": self.read,
-                    "attend": lambda: self.step(kept),
-                    "joint": self.joint_step,
-                    "base_alone": lambda: self.step(None, (1,)),
-                    "attend_alone": lambda: self.step(kept, (1,)),
-                },
-                repeats,
-                device,
-                clock=time.perf_counter if device.type == "cuda" else time.process_time,
-            )
-        )
+        device = self.image.device
+        clock = time.perf_counter if device.type == "cuda" else time.process_time
+        return Costs(**interleaved(self.passes(), repeats, device, clock))
 
     def _call(self, tokens: Tensor, prompts: Sequence[int], heights: int, **attention: object) -> Tensor:
         batch, device, rows = len(tokens), tokens.device, list(prompts)

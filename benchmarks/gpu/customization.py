@@ -1,7 +1,8 @@
 """Sampling with reference images at the full size: keys and values kept over the steps, read again, the joint form.
 
     python -m benchmarks.gpu.customization [--resolutions 512 1024] [--references 0 1 2 3 4]
-    python -m benchmarks.gpu.customization --reduced     # on a CPU, at a reduced size
+    python -m benchmarks.gpu.customization --operations  # anywhere: counted at the full size, not timed
+    python -m benchmarks.gpu.customization --reduced     # on a CPU: timed at a reduced size
 
 The transformer of FLUX.1 [dev] (12 B parameters, random weights, bfloat16) from configs/architectures.yaml, one image,
 references of its size. A step is the three passes of dual guidance; the base is as many passes of the model without
@@ -17,6 +18,7 @@ from collections.abc import Callable
 
 import torch
 from diffusers.utils import logging
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import markdown
 from benchmarks.gpu.generation import transformer_of
@@ -37,8 +39,19 @@ def peak_gib(work: Callable[[], object], device: torch.device) -> str:
     return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f}"
 
 
-def row_of(sampling: Sampling, costs: Costs, pixels: int, device: torch.device) -> list[str]:
-    kept = costs.kept(STEPS)
+def operations(sampling: Sampling) -> Costs:
+    """In units of 10^12 floating-point operations, of matrix products and attention; on the meta device."""
+
+    def count(work: Callable[[], object]) -> float:
+        with FlopCounterMode(display=False) as counter:
+            work()
+        return counter.get_total_flops() / 1e12
+
+    return Costs(**{name: count(work) for name, work in sampling.passes().items()})
+
+
+def row_of(sampling: Sampling, costs: Costs, pixels: int) -> list[str]:
+    kept, device = costs.kept(STEPS), sampling.image.device
     speedups = [costs.read_every_step / kept, costs.read_every_pass / kept, costs.joint_form / kept]
     tokens = sampling.count * sampling.side**2
     return [
@@ -52,7 +65,7 @@ def row_of(sampling: Sampling, costs: Costs, pixels: int, device: torch.device) 
         f"{kept_bytes(sampling.transformer, tokens) / 2**30:.2f}",
         peak_gib(lambda: sampling.step(sampling.read()), device),
         peak_gib(sampling.joint_step, device),
-        f"{sampling.difference():.0e}",
+        "-" if device.type == "meta" else f"{sampling.difference():.0e}",
     ]
 
 
@@ -77,37 +90,45 @@ def main() -> None:
     parser.add_argument("--resolutions", type=int, nargs="+", default=[512, 1024])
     parser.add_argument("--references", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--reduced", action="store_true", help="fewer blocks and heads, half the side: for a CPU")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--reduced", action="store_true", help="fewer blocks and heads, half the side, on a CPU")
+    how.add_argument("--operations", action="store_true", help="count operations of the full size; needs no memory")
     options = parser.parse_args()
-    device = torch.device(options.device)
-    if device.type != "cuda" and not options.reduced:
-        parser.error("torch sees no GPU; the full size needs one of 80 GB, a CPU takes --reduced")
+    device = torch.device("cpu" if options.reduced else "meta" if options.operations else "cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        parser.error(
+            "torch sees no GPU; the full size needs one of 80 GB, other machines take --operations or --reduced"
+        )
     logging.set_verbosity_error()
     transformer = transformer_of(device, options.reduced)
     text = 64 if options.reduced else 512
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     parameters = sum(weight.numel() for weight in transformer.parameters())
+    measured = f"median of {options.repeats}"
+    where = {
+        "cuda": lambda: f"{torch.cuda.get_device_name(device)}, {measured}",
+        "cpu": lambda: f"{torch.get_num_threads()} CPU threads, {measured}",
+        "meta": lambda: "OPERATIONS COUNTED, NOT TIMED: 10^12 in place of s",
+    }[device.type]()
     print(
         f"{'REDUCED SIZE, ' if options.reduced else ''}{parameters / 1e9:.2f} B parameters, bfloat16, {text} text "
-        f"tokens, {STEPS} steps, {where}, median of {options.repeats}\n"
+        f"tokens, {STEPS} steps, {where}\n"
     )
-    rows, judged = [], []
+    head = ["px", "references", "s / step, base", "s / step, kept", "of the base", "of the base, one branch"]
+    head += [f"kept against {what}" for what in ("read every step", "read every pass", "joint")]
+    head += ["keys and values, GiB", "peak GiB, kept", "peak GiB, joint", "difference"]
+    print(markdown(head, []), flush=True)
+    judged = []
     for resolution in options.resolutions:
         pixels = resolution // 2 if options.reduced else resolution
         for count in options.references:
             sampling = Sampling(transformer, pixels // 16, text, count)
-            costs = sampling.costs(options.repeats)
-            rows.append(row_of(sampling, costs, pixels, device))
+            costs = operations(sampling) if device.type == "meta" else sampling.costs(options.repeats)
+            print("| " + " | ".join(row_of(sampling, costs, pixels)) + " |", flush=True)
             if count == TARGET_REFERENCES:
                 judged += verdicts(costs, pixels)
-    head = ["px", "references", "s / step, base", "s / step, kept", "of the base", "of the base, one branch"]
-    head += [f"kept against {what}" for what in ("read every step", "read every pass", "joint")]
-    head += ["keys and values, GiB", "peak GiB, kept", "peak GiB, joint", "difference"]
-    print(markdown(head, rows))
     if judged:
-        size = " (of the full size; this is not it)" if options.reduced else ""
-        print(f"\nTargets with {TARGET_REFERENCES} references{size}:\n")
+        not_it = "" if device.type == "cuda" else " (they are of times at the full size; these are not)"
+        print(f"\nTargets with {TARGET_REFERENCES} references{not_it}:\n")
         print(markdown(["px", "", "found", "target", ""], judged))
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 
-from benchmarks.gpu.customization import verdicts
+from benchmarks.gpu.customization import operations, verdicts
 from benchmarks.references import Costs, Sampling
 
 COSTS = Costs(base=1.0, read=3.0, attend=1.3, joint=4.0, base_alone=0.3, attend_alone=0.6)
@@ -44,3 +44,8 @@ def test_the_branches_of_a_timed_step_are_those_computed_one_by_one() -> None:
     assert kept.shape[:2] == (3, 16)
     assert not torch.allclose(kept[1:], sampling.step(None)[1:], atol=1e-3)
     torch.testing.assert_close(kept[:1], sampling.step(None)[:1], rtol=1e-4, atol=1e-5)
+    counted = operations(Sampling(transformer.to("meta"), side=4, text=3, count=2))
+    own, references = 16, 2 * 16
+    more_keys = 4 * own * references * 16 * 2 / 1e12
+    assert counted.attend_alone - counted.base_alone == pytest.approx(more_keys), "queries x keys x width, 2 layers"
+    assert counted.base == pytest.approx(3 * counted.base_alone, rel=1e-3)
