@@ -6,6 +6,7 @@ the value and what is allowed.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,13 +66,8 @@ def _layers(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     return merge(_layers(recipe_path(str(parent)), (*seen, path.resolve())), own)
 
 
-def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
-    """Resolve a recipe by name or path, with `section.key=value` overrides (values in YAML).
-
-    Raises ConfigError naming the file, key, value and allowed range.
-    """
-    path = recipe_path(name)
-    values = _layers(path)
+def overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Sections with `section.key=value` overrides on top, values in YAML; ConfigError for one of another form."""
     for override in overrides:
         key, found, value = override.partition("=")
         if not found:
@@ -83,6 +79,17 @@ def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
         for part in reversed(key.strip().split(".")):
             nested = {part: nested}
         values = merge(values, nested)
+    return values
+
+
+def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Resolve a recipe by name or path, with `section.key=value` overrides (values in YAML).
+
+    Raises ConfigError naming the file, key, value and allowed range.
+    """
+    path = recipe_path(name)
+    values = _layers(path)
+    values = overridden(values, overrides)
     registry = _read_yaml(CONFIGS / "models.yaml")
     if isinstance(values.get("models"), dict):
         values["models"] = {role: _model_entry(registry, path, role, entry) for role, entry in values["models"].items()}

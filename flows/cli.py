@@ -218,11 +218,21 @@ def doctor(
 
 @app.command()
 def inspect(
-    set_id: Annotated[str, typer.Argument(help="For example mug-red-blue-striped-03-s0; a wrong one lists some.")],
+    set_id: Annotated[
+        str,
+        typer.Argument(
+            help="For example mug-red-blue-striped-03-s0; a wrong one lists some. Or a PNG that syncd sample made."
+        ),
+    ],
     workspace: WorkspaceOption = HERE,
     out: Annotated[Path | None, typer.Option(help="The picture; default: SET_ID.png in artifacts/inspect.")] = None,
 ) -> None:
-    """Show one set: its views, depth, masks, correspondences, images, scores and decision."""
+    """Show one set: its views, depth, masks, correspondences, images, scores and decision. Or how a sample was made."""
+    if set_id.endswith(".png"):
+        from flows.sampling import provenance_lines
+
+        typer.echo("\n".join(provenance_lines(Path(set_id))))
+        return
     from configs.load import load_resolved
     from flows.graph import RECIPE_FILE
     from flows.workspace import find_workspace
@@ -270,18 +280,57 @@ def report(
 
 @app.command()
 def sample(
-    reference: Annotated[list[Path], typer.Option(help="Picture of the object; give it once or more.")],
+    reference: Annotated[list[Path], typer.Option(help="Picture of the object; repeat for several.")],
     prompt: Annotated[str, typer.Option(help="What the new picture shows.")],
-    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("sample.png"),
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    checkpoint: Annotated[Path | None, typer.Option(help="LoRA file; default: the workspace's.")] = None,
+    mask: Annotated[
+        list[Path] | None,
+        typer.Option(help="Picture that is not black on the object; one for each reference, in their order."),
+    ] = None,
+    segment: Annotated[
+        str | None,
+        typer.Option(help="What the object is called: models.segmenter finds it, which is as good as masks."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="PNG to write; of several, -1, -2, ... come before its ending.")] = Path(
+        "sample.png"
+    ),
+    seed: Annotated[int, typer.Option(min=0, help="Of the first picture; the next ones count up.")] = 0,
+    count: Annotated[int, typer.Option(min=1, help="Pictures to make.")] = 1,
+    height: Annotated[int | None, typer.Option(min=1, help="Pixels; default: as in training.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Pixels; default: as in training.")] = None,
+    steps: Annotated[int | None, typer.Option(help="evaluate.steps of the recipe, for this call.")] = None,
+    guidance: Annotated[
+        str | None, typer.Option(help="evaluate.guidance.form: normalised, plain or projected.")
+    ] = None,
+    image_scale: Annotated[
+        float | None, typer.Option(help="evaluate.guidance.image_scale: weight of references.")
+    ] = None,
+    text_scale: Annotated[
+        float | None, typer.Option(help="evaluate.guidance.text_scale: weight of the prompt.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="evaluate.dtype: float32 or bfloat16.")] = None,
+    overrides: SetOption = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="LoRA file or folder of a train stage, of FLUX or a U-Net: its header says which; default: "
+            "the workspace's."
+        ),
+    ] = None,
     workspace: WorkspaceOption = HERE,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N")] = "auto",
 ) -> None:
-    """Make a picture of the object in the references, as the prompt says."""
-    from flows.sampling import sample_to_file
+    """Make pictures of the object in the references, as the prompt says.
 
-    for path in sample_to_file(reference, prompt, out, seed, checkpoint, workspace.resolve(), device):
+    References with masks are cut to a square around the object, those without to their middle square. Settings are
+    those of the active recipe's evaluate section. What a picture was made from is in it: syncd inspect FILE.png
+    """
+    from flows.sampling import Wish, overrides_of, sample_to_file
+
+    short = {"steps": steps, "guidance": guidance, "image_scale": image_scale, "text_scale": text_scale, "dtype": dtype}
+    wish = Wish(
+        reference, prompt, out, mask or (), segment, seed, count, height, width, checkpoint=checkpoint, device=device
+    )
+    for path in sample_to_file(wish, overrides_of(short, overrides or ()), workspace.resolve()):
         typer.echo(str(path))
 
 

@@ -1,45 +1,157 @@
-"""`syncd sample`: the workspace's checkpoint and sampling settings, unless others are named."""
+"""`syncd sample`: the workspace's checkpoint and the sampling settings of its recipe, unless others are named."""
 
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from configs.load import ConfigError, load_resolved
+from configs.load import ConfigError, load_recipe, overridden, validated
+from configs.schema import Evaluate, Models
+from flows.console import clock_text
 from flows.graph import RECIPE_FILE
 from flows.worker import resolve_device
+
+if TYPE_CHECKING:
+    from models.guidance import OnStep, Step
 
 SETTINGS = {
     "steps": "num_inference_steps",
     "guidance_scale": "guidance_scale",
     "guidance": "guidance",
+    "dtype": "dtype",
 }
 """Fields of the recipe's evaluate section, and the arguments of tasks.sample.sample that they set."""
+SHORT = {
+    "steps": "evaluate.steps",
+    "guidance": "evaluate.guidance.form",
+    "image_scale": "evaluate.guidance.image_scale",
+    "text_scale": "evaluate.guidance.text_scale",
+    "dtype": "evaluate.dtype",
+}
+"""Options of the command, and the keys of the recipe that they override."""
 
 
-def sample_to_file(
-    references: list[Path], prompt: str, output: Path, seed: int, checkpoint: Path | None, workspace: Path, device: str
-) -> list[Path]:
-    """Make one picture; ConfigError for a missing or unreadable file."""
-    missing = [str(path) for path in references if not path.exists()]
-    if missing:
-        raise ConfigError(f"no such reference: {', '.join(missing)}")
-    source = checkpoint or workspace / "artifacts" / "train"
+@dataclass(frozen=True)
+class Wish:
+    """What the command was asked for; None where it was not."""
+
+    references: Sequence[Path]
+    prompt: str
+    output: Path
+    masks: Sequence[Path] = ()
+    segment: str | None = None
+    seed: int = 0
+    count: int = 1
+    height: int | None = None
+    width: int | None = None
+    checkpoint: Path | None = None
+    device: str = "auto"
+
+
+def sample_to_file(wish: Wish, overrides: Sequence[str], workspace: Path) -> list[Path]:
+    """Make pictures and save them; ConfigError for what is missing, cannot be read or does not fit into memory."""
+    for kind, paths in (("reference", wish.references), ("mask", wish.masks)):
+        missing = [str(path) for path in paths if not path.exists()]
+        if missing:
+            raise ConfigError(f"no such {kind}: {', '.join(missing)}")
+    source = wish.checkpoint or workspace / "artifacts" / "train"
     if not source.exists():
         raise ConfigError(f"{source}: no checkpoint; train one with syncd run --until train, or name one: --checkpoint")
-    active = workspace / RECIPE_FILE
-    recipe = load_resolved(active) if active.exists() else None
-    settings = {argument: getattr(recipe.evaluate, field) for field, argument in SETTINGS.items()} if recipe else {}
-    segmenter = recipe.models.segmenter if recipe else None
+    section, models = _settings(workspace, overrides)
     from tasks.sample import sample
 
     try:
-        return sample(
-            references,
-            prompt,
-            source,
-            output,
-            seed=seed,
-            device=resolve_device(device),
-            segmenter=segmenter,
-            **settings,
-        )
+        with _progress(wish.count) as progress:
+            return sample(
+                wish.references,
+                wish.prompt,
+                source,
+                wish.output,
+                masks=wish.masks or None,
+                segment=wish.segment,
+                seed=wish.seed,
+                count=wish.count,
+                height=wish.height,
+                width=wish.width,
+                device=resolve_device(wish.device),
+                finder={
+                    "segmenter": models and models.segmenter,
+                    "detector": models and models.detector,
+                    "detection_threshold": section.detection_threshold,
+                },
+                progress=progress,
+                **{argument: getattr(section, field) for field, argument in SETTINGS.items()},
+            )
     except (ValueError, OSError) as error:
         raise ConfigError(f"sample: {error}") from error
+
+
+def provenance_lines(path: Path) -> list[str]:
+    """What a picture of `sample_to_file` was made from, a line each; ConfigError if it carries nothing."""
+    from tasks.sample import read_provenance
+
+    try:
+        told = read_provenance(path)
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
+    norms = told.pop("guidance_norms", [])
+    settings = told.pop("settings")
+    lines = [f"{name:20} {_shown(value)}" for name, value in {**told, **settings}.items()]
+    if norms:
+        lines += ["", f"{'step':>4} {'noise level':>12} {'|g_I|':>12} {'|g_c|':>12}"]
+        lines += [
+            f"{step + 1:4} {level:12.4f} {image:12.4f} {text:12.4f}" for step, (level, image, text) in enumerate(norms)
+        ]
+    return lines
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+
+
+def overrides_of(options: Mapping[str, Any], more: Sequence[str]) -> tuple[str, ...]:
+    """`--set` words of the short options that were given, behind those that were written out."""
+    short = (f"{SHORT[name]}={value}" for name, value in options.items() if value is not None)
+    return (*more, *short)
+
+
+def _settings(workspace: Path, overrides: Sequence[str]) -> tuple[Evaluate, Models | None]:
+    """The evaluate section and the models of the active recipe; without one, the section's defaults and none."""
+    active = workspace / RECIPE_FILE
+    if active.exists():
+        recipe = load_recipe(str(active), tuple(overrides))
+        return recipe.evaluate, recipe.models
+    given = overridden({}, overrides)
+    unknown = [name for name in given if name != "evaluate"]
+    if unknown:
+        raise ConfigError(f"--set {unknown[0]}: without an active recipe in {workspace} only evaluate.KEY can be set")
+    return validated(Evaluate, given.get("evaluate", {}), "--set evaluate"), None
+
+
+@contextmanager
+def _progress(count: int) -> Iterator["OnStep | None"]:
+    """A bar of steps with rate and time left on a terminal; elsewhere nothing, so that output is paths alone."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("1 image" if count == 1 else f"{count} images", total=None, note="loading")
+        started = time.monotonic()
+
+        def show(step: "Step") -> None:
+            nonlocal started
+            if step.number == 0:
+                started = time.monotonic()
+            rate = step.number / max(time.monotonic() - started, 1e-6)
+            left = f"{rate:.2f} steps/s, {clock_text((step.count - step.number - 1) / rate)} left" if rate else ""
+            bar.update(task, completed=step.number + 1, total=step.count, note=left)
+
+        yield show

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.schema import Guidance, ModelRef, ReferenceForm
-from models.guidance import DualGuidance, Norms
+from models.guidance import DualGuidance, Norms, OnStep
 from models.registry import DTYPES, ModelError, locate
 
 LOADERS = {
@@ -84,7 +84,11 @@ MakeBatch = Callable[[Sequence[CustomizeRequest], DualGuidance], Sequence[np.nda
 
 
 def generate_in_batches(
-    requests: Sequence[CustomizeRequest], guidance: Guidance, make: MakeBatch, trace: GuidanceTrace | None
+    requests: Sequence[CustomizeRequest],
+    guidance: Guidance,
+    make: MakeBatch,
+    trace: GuidanceTrace | None,
+    on_step: OnStep | None,
 ) -> list[np.ndarray]:
     """Requests with and requests without references, each as one batch of `make`; fills `trace`."""
     images: dict[int, np.ndarray] = {}
@@ -92,7 +96,7 @@ def generate_in_batches(
         places = [place for place, request in enumerate(requests) if bool(request.references) == with_references]
         if not places:
             continue
-        dual = DualGuidance(guidance)
+        dual = DualGuidance(guidance, on_step)
         images.update(zip(places, make([requests[place] for place in places], dual), strict=True))
         if trace is not None:
             trace.update(zip(places, dual.norms(), strict=False))
@@ -121,10 +125,12 @@ class Customizer(Protocol):
         requests: Sequence[CustomizeRequest],
         settings: CustomizeSettings,
         trace: GuidanceTrace | None = None,
+        on_step: OnStep | None = None,
     ) -> list[np.ndarray]:
         """uint8 (height, width, 3) for every request, those with and those without references as one batch each.
 
-        `trace` is filled for requests with references. ValueError for what cannot be made.
+        `trace` is filled for requests with references; `on_step` is told every step of each batch. ValueError for
+        what cannot be made.
         """
 
     def without_adapter(self) -> AbstractContextManager[None]:

@@ -5,6 +5,7 @@ them over the target's own latent only, batch first, and never over reference to
 where samplers plug in: the form, its scales over the steps, and what keeps strong guidance from saturating an image.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -42,11 +43,15 @@ class Norms:
     """|g_c|."""
 
 
+OnStep = Callable[[Step], None]
+"""Told of every step when its predictions are there."""
+
+
 class DualGuidance:
     """Combines u, r and f step by step, and keeps the norms |g_I| and |g_c| of every step."""
 
-    def __init__(self, settings: Guidance) -> None:
-        self.settings = settings
+    def __init__(self, settings: Guidance, on_step: OnStep | None = None) -> None:
+        self.settings, self._on_step = settings, on_step
         self._seen: list[tuple[float, Tensor]] = []
 
     def scales(self, step: Step) -> tuple[float, float]:
@@ -67,6 +72,7 @@ class DualGuidance:
 
     def __call__(self, step: Step, u: Tensor, r: Tensor, f: Tensor) -> Tensor:
         """The guided prediction, float (B, ...) as the three."""
+        self._tell(step)
         # Kept on the device: reading them here would wait for it at every step.
         self._seen.append((step.level, torch.stack([_norms(vector).flatten() for vector in (r - u, f - r)], dim=1)))
         low, high = self.settings.interval
@@ -81,11 +87,16 @@ class DualGuidance:
 
     def text_only(self, step: Step, r: Tensor, f: Tensor) -> Tensor:
         """The same for a model without references, where u = r: plain text guidance in the interval."""
+        self._tell(step)
         low, high = self.settings.interval
         if not low <= step.level <= high:
             return f
         guided = text_guidance(r, f, self.scales(step)[1])
         return rescale_noise_cfg(guided, f, self.settings.rescale) if self.settings.rescale else guided
+
+    def _tell(self, step: Step) -> None:
+        if self._on_step is not None:
+            self._on_step(step)
 
     def _projected(self, step: Step, u: Tensor, r: Tensor, f: Tensor, image_scale: float, text_scale: float) -> Tensor:
         """As `projected_dual_guidance`, on the images that the predictions stand for."""

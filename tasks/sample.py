@@ -6,27 +6,30 @@ image = pipeline("a striped mug on a beach", references=["mug.png"], seed=3).ima
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from configs.load import ConfigError, validated
 from configs.schema import Guidance, ModelRef
+from data.pictures import Picture, open_picture, prepare_reference
 from data.shards import sha256_file
-from data.squares import middle_square, object_square
 from models import registry
-from models.customizer import Customizer, CustomizeRequest, CustomizeSettings
+from models.customizer import Customizer, CustomizeRequest, CustomizeSettings, GuidanceTrace
+from models.guidance import Norms, OnStep
+from models.memory import MemoryLimitError, is_out_of_memory
+from models.scorers.grounded import GroundedSegmenter
 from models.scorers.segmenter import Segmenter
 from models.training.record import CheckpointRecord
 from models.training.restore import checkpoint_file, restore
 
 METADATA_KEY = "syncd"
-Picture = str | Path | Image.Image | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class CustomizationOutput:
 class CustomizationPipeline:
     """A trained customization model, called like a diffusers pipeline.
 
-    `segmenter` finds the object of references that come without mask, for a model that looks at the object alone.
+    A segmenter finds the object of references that come without mask: for a model that looks at the object alone, and
+    for a call that asks for it.
     """
 
     def __init__(
@@ -47,22 +51,45 @@ class CustomizationPipeline:
         customizer: Customizer,
         record: CheckpointRecord,
         checkpoint_sha256: str,
-        segmenter: Segmenter | None = None,
+        dtype: str,
+        load_segmenter: Callable[[], Segmenter | GroundedSegmenter] | None = None,
     ) -> None:
         self.customizer, self.record, self.checkpoint_sha256 = customizer, record, checkpoint_sha256
-        self.segmenter = segmenter
+        self.dtype, self._load_segmenter = dtype, load_segmenter
+
+    @cached_property
+    def segmenter(self) -> Segmenter | GroundedSegmenter:
+        """Loaded when it is first needed; ValueError if none was named."""
+        if self._load_segmenter is None:
+            wanted = "this model looks" if self.customizer.needs_masks else "you ask to look"
+            raise ValueError(f"{wanted} at the object of a reference alone: give masks, or name a segmenter")
+        return self._load_segmenter()
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | Path, device: str = "cpu", dtype: str = "float32", segmenter: ModelRef | None = None
+        cls,
+        path: str | Path,
+        device: str = "cpu",
+        dtype: str = "float32",
+        segmenter: ModelRef | None = None,
+        detector: ModelRef | None = None,
+        detection_threshold: float = 0.25,
     ) -> Self:
         """`path`: folder of the train stage (its file is checked against its shard), or a LoRA file by itself.
 
-        `segmenter` is loaded if the model needs masks.
+        Its header says which base model it belongs to, FLUX or U-Net, and how that takes references. SAM as
+        `segmenter` needs a `detector`, whose scores count above the threshold.
         """
         customizer, record = restore(Path(path), device, dtype)
-        finder = registry.load(segmenter, device, "float32") if segmenter and customizer.needs_masks else None
-        return cls(customizer, record, sha256_file(checkpoint_file(Path(path))), finder)
+
+        def load() -> Segmenter | GroundedSegmenter:
+            seen = registry.load(segmenter, device, "float32")
+            if detector is None:
+                return seen
+            return GroundedSegmenter(registry.load(detector, device, "float32"), seen, detection_threshold)
+
+        sha256 = sha256_file(checkpoint_file(Path(path)))
+        return cls(customizer, record, sha256, dtype, None if segmenter is None else load)
 
     def __call__(
         self,
@@ -70,6 +97,7 @@ class CustomizationPipeline:
         references: Sequence[Picture] = (),
         masks: Sequence[Picture] | None = None,
         *,
+        segment: str | None = None,
         seed: int = 0,
         num_images_per_prompt: int = 1,
         num_inference_steps: int = 30,
@@ -77,18 +105,28 @@ class CustomizationPipeline:
         guidance: Guidance | Mapping[str, Any] | None = None,
         height: int | None = None,
         width: int | None = None,
+        progress: OnStep | None = None,
     ) -> CustomizationOutput:
         """Images of the referenced object, `num_images_per_prompt` per prompt with seeds `seed`, `seed + 1`, ...
 
-        References: any number, paths, PIL images or uint8 (H, W, 3). Each is cut to its middle square, or with `masks`
-        (one per reference, non-zero on the object) to a square around the object, and resized to the training
-        resolution. Height and width default to it. `guidance` combines the predictions: a `Guidance`, or some of its
-        fields, for example {"image_scale": 2.0}. Raises ValueError for what cannot be used, or if the model needs
-        masks and there are neither these nor a segmenter; FileNotFoundError for a missing file.
+        References: any number, paths, PIL images or uint8 (H, W, 3). Each is cut to its middle square, or to a square
+        around the object with `masks` (one per reference, non-zero on the object) or `segment` (what the object is
+        called: the segmenter finds it), and resized to the training resolution. Height and width default to it.
+        `guidance` combines the predictions: a `Guidance`, or some of its fields, for example {"image_scale": 2.0}.
+        `progress` is told every step.
+
+        Raises ValueError for what cannot be used, if masks are needed and there are neither these nor a segmenter, or
+        if the references do not fit into memory; FileNotFoundError for a missing file.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if masks is not None and len(masks) != len(references):
             raise ValueError(f"{len(masks)} masks for {len(references)} references; give one per reference or none")
+        if masks is not None and segment is not None:
+            raise ValueError(f"masks and segment={segment!r} are both given; give one of them")
+        cut_around = "mask" if masks is not None else "segmenter" if segment and references else "middle"
+        if cut_around == "segmenter":
+            whole = [np.asarray(open_picture(picture).convert("RGB")) for picture in references]
+            references, masks = whole, self._found(whole, segment)
         cut = [
             prepare_reference(
                 picture, masks[place] if masks is not None else None, self.record.height, self.record.width
@@ -103,30 +141,57 @@ class CustomizationPipeline:
             guidance=guidance if isinstance(guidance, Guidance) else _guidance(guidance or {}),
         )
         images = tuple(image for image, _ in cut)
-        found = tuple(mask for _, mask in cut) if masks is not None else self._masks(images)
+        needed = self.customizer.needs_masks and bool(images)
+        found = (
+            tuple(mask for _, mask in cut) if masks is not None else self._found(images, segment) if needed else None
+        )
         requests = [
             CustomizeRequest(text, seed + number, images, found)
             for text in prompts
             for number in range(num_images_per_prompt)
         ]
-        made = self.customizer.generate_many(requests, settings)
+        trace: GuidanceTrace = {}
+        try:
+            made = self.customizer.generate_many(requests, settings, trace, progress)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise MemoryLimitError(
+                f"out of memory with {len(images)} references, {len(requests)} images of {settings.height} x "
+                f"{settings.width} px and {self.dtype}: give fewer references, make fewer or smaller images at a time, "
+                "or use bfloat16"
+            ) from error
         return CustomizationOutput(
-            [Image.fromarray(image) for image in made], [self._provenance(request, settings) for request in requests]
+            [Image.fromarray(image) for image in made],
+            [
+                self._provenance(request, settings, cut_around, segment, trace.get(place, []))
+                for place, request in enumerate(requests)
+            ],
         )
 
-    def _masks(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, ...] | None:
-        """Where the object is, bool (H, W) per reference; None for a model that needs no masks."""
-        if not self.customizer.needs_masks or not images:
-            return None
-        if self.segmenter is None:
-            raise ValueError("this model looks at the object of a reference alone: give masks, or name a segmenter")
-        masks = self.segmenter.masks(images)
+    def _found(self, images: Sequence[np.ndarray], name: str | None) -> tuple[np.ndarray, ...]:
+        """Where the segmenter sees the object, bool (H, W) per reference; `name`: for one that looks for words."""
+        if not isinstance(self.segmenter, GroundedSegmenter):
+            masks = self.segmenter.masks(images)
+        elif name:
+            masks = self.segmenter.masks(images, [name] * len(images))
+        else:
+            raise ValueError(
+                "the segmenter finds objects by name: say what the references show (segment), or give masks"
+            )
         for place, mask in enumerate(masks):
             if not mask.any():
                 raise ValueError(f"reference {place + 1}: the segmenter finds no object; give its mask")
         return tuple(masks)
 
-    def _provenance(self, request: CustomizeRequest, settings: CustomizeSettings) -> dict[str, Any]:
+    def _provenance(
+        self,
+        request: CustomizeRequest,
+        settings: CustomizeSettings,
+        cut_around: str,
+        segment: str | None,
+        norms: Sequence[Norms],
+    ) -> dict[str, Any]:
         base = self.record.base_model
         seen = request.masks if self.customizer.needs_masks else None
         masks = {"masks_sha256": [hashlib.sha256(mask.tobytes()).hexdigest() for mask in seen]} if seen else {}
@@ -135,8 +200,12 @@ class CustomizationPipeline:
             "prompt": request.prompt,
             "seed": request.seed,
             "settings": {**asdict(settings), "guidance": settings.guidance.model_dump(mode="json")},
+            "dtype": self.dtype,
             "references_sha256": [hashlib.sha256(image.tobytes()).hexdigest() for image in request.references],
+            "references_cut": cut_around,
+            "segment": segment,
             "references_form": self.record.references,
+            "guidance_norms": [[round(value, 6) for value in (own.level, own.image, own.text)] for own in norms],
             "checkpoint_sha256": self.checkpoint_sha256,
             "checkpoint_step": self.record.step,
             "dataset_sha256": self.record.dataset_sha256,
@@ -151,43 +220,6 @@ def _guidance(fields: Mapping[str, Any]) -> Guidance:
         return validated(Guidance, fields, "guidance")
     except ConfigError as error:
         raise ValueError(str(error)) from error
-
-
-def prepare_reference(
-    picture: Picture, mask: Picture | None, height: int, width: int
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """The middle square of a picture, or the square around its object, resized: uint8 (height, width, 3).
-
-    With `mask` also that square of it, bool (height, width): pixels that hold any of the object.
-    """
-    image = _open(picture)
-    if mask is None:
-        return middle_square(image.size).cut(image, height, width), None
-    shown = _open(mask).convert("L").point(lambda value: 255 if value else 0)
-    if shown.size != image.size:
-        raise ValueError(
-            f"mask is {shown.width} x {shown.height}, its reference {image.width} x {image.height}; they must be equal"
-        )
-    box = shown.getbbox()
-    if box is None:
-        raise ValueError("mask is empty; it must be non-zero on the object")
-    square = object_square(box, image.size)
-    return square.cut(image, height, width), square.cut_mask(shown, height, width)
-
-
-def _open(picture: Picture) -> Image.Image:
-    if isinstance(picture, Image.Image):
-        return picture
-    if isinstance(picture, np.ndarray):
-        if picture.dtype not in (np.uint8, np.bool_):
-            raise ValueError(
-                f"picture is {picture.dtype} {picture.shape}; allowed: uint8 (H, W, 3), bool or uint8 (H, W)"
-            )
-        return Image.fromarray(picture.astype(np.uint8) * 255 if picture.dtype == np.bool_ else picture)
-    try:
-        return Image.open(picture)
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{picture}: not a picture that can be read") from error
 
 
 def save_png(image: Image.Image, provenance: dict[str, Any], path: Path) -> None:
@@ -217,14 +249,16 @@ def sample(
     seed: int = 0,
     count: int = 1,
     device: str = "cpu",
-    segmenter: ModelRef | None = None,
+    dtype: str = "float32",
+    finder: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> list[Path]:
     """Make and save `count` images of the object; of several, `output` gets -1, -2, ... before its ending.
 
-    `settings` are those of `CustomizationPipeline.__call__`. Raises what it raises.
+    `finder` are the arguments of `CustomizationPipeline.from_checkpoint` that find objects, `settings` those of
+    `CustomizationPipeline.__call__`. Raises what they raise.
     """
-    pipeline = CustomizationPipeline.from_checkpoint(checkpoint, device, segmenter=segmenter)
+    pipeline = CustomizationPipeline.from_checkpoint(checkpoint, device, dtype, **(finder or {}))
     made = pipeline(prompt, references, masks, seed=seed, num_images_per_prompt=count, **settings)
     paths = [output] if count == 1 else [output.with_stem(f"{output.stem}-{number + 1}") for number in range(count)]
     for path, image, provenance in zip(paths, made.images, made.provenance, strict=True):

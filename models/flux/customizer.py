@@ -25,10 +25,20 @@ from models.customizer import (
 )
 from models.flux.layout import image_ids, pack, text_ids
 from models.flux.model import FluxModel, TextEmbeddings
-from models.flux.reference import Reference, ReferenceKeys, install, reference_keys, row_offsets
+from models.flux.reference import (
+    Reference,
+    ReferenceKeys,
+    install,
+    kept_bytes,
+    layer_bytes,
+    reference_keys,
+    row_offsets,
+)
 from models.flux.sampling import denoise, resolution_shift, schedule
-from models.guidance import DualGuidance, Step
+from models.guidance import DualGuidance, OnStep, Step
 from models.latents import initial_noise
+from models.memory import check_references
+from models.sizes import BLOCK_VALUES
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 FEEDFORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
@@ -227,6 +237,7 @@ class FluxCustomizer(FluxModel):
         requests: Sequence[CustomizeRequest],
         settings: CustomizeSettings,
         trace: GuidanceTrace | None = None,
+        on_step: OnStep | None = None,
     ) -> list[np.ndarray]:
         """uint8 (height, width, 3) for every request; those with and those without references as one batch each."""
         self.check_prompts([request.prompt for request in requests])
@@ -234,7 +245,7 @@ class FluxCustomizer(FluxModel):
         def make(part: Sequence[CustomizeRequest], guidance: DualGuidance) -> np.ndarray:
             return self.decode(self.sample(part, settings, guidance), settings.height, settings.width)
 
-        return generate_in_batches(requests, settings.guidance, make, trace)
+        return generate_in_batches(requests, settings.guidance, make, trace, on_step)
 
     @torch.no_grad()
     def sample(
@@ -242,46 +253,72 @@ class FluxCustomizer(FluxModel):
     ) -> Tensor:
         """Clean latent tokens (B, N, 4C) float32 of requests that all have references or all have none.
 
-        ValueError if image sides are not whole tokens. Keys and values of references are computed once; images of a
-        request are recognised as those of another one by being the same arrays.
+        ValueError if image sides are not whole tokens, MemoryLimitError if the references will not fit. Keys and values
+        of references are computed once; images of a request are recognised as those of another one by being the same
+        arrays. In the separate form the three branches of guidance are one batch.
         """
         grid = self.token_grid(settings.height, settings.width)
         noise = initial_noise([request.seed for request in requests], self.latent_channels, 2 * grid[0], 2 * grid[1])
         scheduler = schedule(self.scheduler.config, settings.steps, grid[0] * grid[1])
         batch = len(requests)
-        text = self.encode_prompts([request.prompt for request in requests])
-        blank = self._no_text
+        self._check_memory(requests, grid)
+        blank, text = self._no_text, self.encode_prompts([request.prompt for request in requests])
         empty = TextEmbeddings(blank.sequence.expand(batch, -1, -1), blank.pooled.expand(batch, -1))
-        both = TextEmbeddings(torch.cat([empty.sequence, text.sequence]), torch.cat([empty.pooled, text.pooled]))
+        both = TextEmbeddings.joined([empty, text])
         references = self._references_of(requests, grid)
+
+        def predict(sigma: float, tokens: Tensor, text: TextEmbeddings, references: Prepared | None) -> Tensor:
+            levels = torch.full((len(tokens),), sigma)
+            return self.predict(tokens, levels, text, references, grid, settings.guidance_scale).float()
 
         def velocity(number: int, sigma: float, tokens: Tensor) -> Tensor:
             step = Step(number, settings.steps, sigma, tokens, (1.0, -sigma))
-
-            def predict(tokens: Tensor, text: TextEmbeddings, references: Prepared | None) -> Tensor:
-                levels = torch.full((len(tokens),), sigma)
-                return self.predict(tokens, levels, text, references, grid, settings.guidance_scale).float()
-
-            without_text, with_text = predict(tokens.repeat(2, 1, 1), both, references).chunk(2)
             if references is None:
-                return guidance.text_only(step, without_text, with_text)
-            without_both = predict(tokens, empty, None)
-            return guidance(step, without_both, without_text, with_text)
+                return guidance.text_only(step, *predict(sigma, tokens.repeat(2, 1, 1), both, None).chunk(2))
+            if isinstance(references, ReferenceKeys):
+                # One batch without a mask: in attention the samples that see no references are a call of their own.
+                every = TextEmbeddings.joined([empty, both])
+                return guidance(step, *predict(sigma, tokens.repeat(3, 1, 1), every, references).chunk(3))
+            without_both = predict(sigma, tokens, empty, None)
+            return guidance(step, without_both, *predict(sigma, tokens.repeat(2, 1, 1), both, references).chunk(2))
 
         return denoise(scheduler, pack(noise).to(self.device), velocity)
 
     def _references_of(self, requests: Sequence[CustomizeRequest], grid: tuple[int, int]) -> Prepared | None:
         """References of the batch twice over, for the branches without and with text; each distinct group read once."""
-        groups: dict[tuple[int, ...], tuple[np.ndarray, ...]] = {}
-        names = [tuple(id(image) for image in request.references) for request in requests]
-        groups.update(zip(names, (request.references for request in requests), strict=True))
-        prepared = self.prepare(
-            [[self.image_features([image])[0] for image in images] for images in groups.values()], grid
-        )
-        if prepared is None:
-            return None
-        order = {name: row for row, name in enumerate(groups)}
-        return prepared.select(torch.tensor([order[name] for name in names] * 2, device=self.device))
+        groups, rows = _groups(requests)
+        known: dict[int, Features] = {}
+        for image in (image for images in groups for image in images):
+            if id(image) not in known:
+                known[id(image)] = self.image_features([image])[0]
+        prepared = self.prepare([[known[id(image)] for image in images] for images in groups], grid)
+        return None if prepared is None else prepared.select(torch.tensor(rows * 2, device=self.device))
+
+    def _check_memory(self, requests: Sequence[CustomizeRequest], grid: tuple[int, int]) -> None:
+        """MemoryLimitError if the kept keys and values, one reading of the references or one step will not fit."""
+        groups, rows = _groups(requests)
+        sizes = [[math.prod(self.token_grid(*image.shape[:2])) for image in images] for images in groups]
+        count = max(map(len, sizes))
+        if self.references == "joint" or not count:
+            return
+        longest = max(map(sum, sizes))
+        channels = self.transformer.config.num_attention_heads * self.transformer.config.attention_head_dim
+        token = channels * BLOCK_VALUES * self.dtype.itemsize
+        own = math.prod(grid) + self.tokenizer_2.model_max_length
+        branches = 2 * len(rows)
+        reading = sum(map(sum, sizes)) * token
+        attending = layer_bytes(self.transformer, branches * longest)
+        kept = kept_bytes(self.transformer, len(groups) * longest)
+        step = 3 * len(rows) * own * token + layer_bytes(self.transformer, branches * own)
+        check_references(count, (kept + max(reading, attending)) / count, step, self.device)
+
+
+def _groups(requests: Sequence[CustomizeRequest]) -> tuple[list[tuple[np.ndarray, ...]], list[int]]:
+    """The distinct groups of references, the same arrays in the same order, and the group of every request."""
+    names = [tuple(id(image) for image in request.references) for request in requests]
+    groups = dict(zip(names, (request.references for request in requests), strict=True))
+    order = {name: row for row, name in enumerate(groups)}
+    return list(groups.values()), [order[name] for name in names]
 
 
 def _joint(references: list[list[Reference]], grid: tuple[int, int]) -> JointReferences:

@@ -9,7 +9,7 @@ references; its text queries to own text and own image, as in masked shared atte
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -33,18 +33,49 @@ class Reference:
 class ReferenceKeys:
     """What a batch of targets sees of its references, by the name of the attention processor.
 
-    keys (with RoPE) and values: (B, R, H, D); visible: (B, R) bool, false where a sample has fewer reference tokens
-    than the longest, or None where all have R.
+    keys (with RoPE) and values: (G, R, H, D) of G groups of references; visible: (G, R) bool, false where a group has
+    fewer tokens than the longest, or None where all have R. rows (N,) int64: the group that each of the last N samples
+    of a batch sees, the samples before them none; None: the batch has G samples, one for each group in order.
     """
 
     keys: dict[str, Tensor]
     values: dict[str, Tensor]
     visible: Tensor | None
+    rows: Tensor | None = None
 
     def select(self, rows: Tensor) -> "ReferenceKeys":
-        """Those of the samples `rows` (N,) int64; a row may come several times, as for several guidance branches."""
-        keys, values = ({name: kept[rows] for name, kept in part.items()} for part in (self.keys, self.values))
-        return ReferenceKeys(keys, values, None if self.visible is None else self.visible[rows])
+        """The same for samples that see the groups `rows` (N,), one of them several times as guidance branches do.
+
+        Nothing is copied: at the full size keys and values are gigabytes.
+        """
+        return replace(self, rows=rows)
+
+    def layer(self, name: str) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keys and values (N, R, H, D) of one layer and what is visible of them, of the samples that see any.
+
+        Of one group they are views; of several, copies that live as long as the layer works.
+        """
+        parts = (self.keys[name], self.values[name], self.visible)
+        if self.rows is None:
+            return parts
+        if len(self.keys[name]) == 1:
+            return tuple(None if part is None else part.expand(len(self.rows), *part.shape[1:]) for part in parts)
+        return tuple(None if part is None else part[self.rows] for part in parts)
+
+    @property
+    def bytes(self) -> int:
+        return sum(kept.nbytes for part in (self.keys, self.values) for kept in part.values())
+
+
+def kept_bytes(transformer: FluxTransformer2DModel, tokens: int) -> int:
+    """Memory that the keys and values of `tokens` reference tokens take as long as a sampling runs."""
+    return len(transformer.attn_processors) * layer_bytes(transformer, tokens)
+
+
+def layer_bytes(transformer: FluxTransformer2DModel, tokens: int) -> int:
+    """The same of one layer."""
+    width = transformer.config.num_attention_heads * transformer.config.attention_head_dim
+    return 2 * tokens * width * transformer.dtype.itemsize
 
 
 class ReferenceProcessor:
@@ -77,11 +108,17 @@ class ReferenceProcessor:
         if references is None:
             joint = attend(query, key, value, attention_mask)
         else:
+            reference_key, reference_value, visible = references.layer(self.name)
+            blind = len(query) - len(reference_key)
+            alone = [x[:blind] for x in (query, key, value)]
+            query, key, value = (x[blind:] for x in (query, key, value))
             text = attend(query[:, :text_tokens], key, value)
-            keys = torch.cat([key, references.keys[self.name]], dim=1)
-            values = torch.cat([value, references.values[self.name]], dim=1)
-            image = attend(query[:, text_tokens:], keys, values, _key_mask(key.shape[1], references.visible))
+            keys = torch.cat([key, reference_key], dim=1)
+            values = torch.cat([value, reference_value], dim=1)
+            image = attend(query[:, text_tokens:], keys, values, _key_mask(key.shape[1], visible))
             joint = torch.cat([text, image], dim=1)
+            if blind:
+                joint = torch.cat([attend(*alone), joint])
         return project_out(attn, joint, None if encoder_hidden_states is None else encoder_hidden_states.shape[1])
 
 
@@ -131,7 +168,7 @@ def reference_keys(
     for place, reference in enumerate(flat):
         by_size.setdefault((reference.height, reference.width), []).append(place)
 
-    parts: dict[str, dict[int, tuple[Tensor, Tensor]]] = {name: {} for name in transformer.attn_processors}
+    recorded: list[tuple[list[int], Rotary, dict[str, tuple[Tensor, Tensor]]]] = []
     for (height, width), places in by_size.items():
         tokens = torch.stack([flat[place].tokens for place in places])
         record: dict[str, tuple[Tensor, Tensor]] = {}
@@ -147,9 +184,7 @@ def reference_keys(
         )
         turned = [transformer.pos_embed(image_ids(height, width, offsets[place], tokens.device)) for place in places]
         rotary = (torch.stack([cos for cos, _ in turned]), torch.stack([sin for _, sin in turned]))
-        for name, (key, value) in record.items():
-            key = apply_rope(key, rotary)
-            parts[name].update({place: (key[row], value[row]) for row, place in enumerate(places)})
+        recorded.append((places, rotary, record))
 
     counts = [sum(reference.tokens.shape[0] for reference in own) for own in references]
     longest = max(counts)
@@ -157,12 +192,16 @@ def reference_keys(
     if min(counts) < longest:
         columns = torch.arange(longest, device=flat[0].tokens.device)
         visible = columns[None, :] < torch.tensor(counts, device=columns.device)[:, None]
-    keys = {
-        name: _in_rows([part[place][0] for place in range(len(flat))], visible, longest) for name, part in parts.items()
-    }
-    values = {
-        name: _in_rows([part[place][1] for place in range(len(flat))], visible, longest) for name, part in parts.items()
-    }
+    keys, values = {}, {}
+    for name in transformer.attn_processors:
+        pieces: dict[int, tuple[Tensor, Tensor]] = {}
+        for places, rotary, record in recorded:
+            # What a layer recorded goes as soon as it is in its rows: more than one layer twice would be gigabytes.
+            key, value = record.pop(name)
+            pieces.update(zip(places, zip(apply_rope(key, rotary), value, strict=True), strict=True))
+        ordered = [pieces[place] for place in range(len(flat))]
+        keys[name] = _in_rows([key for key, _ in ordered], visible, longest)
+        values[name] = _in_rows([value for _, value in ordered], visible, longest)
     return ReferenceKeys(keys, values, visible)
 
 

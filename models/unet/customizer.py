@@ -1,5 +1,6 @@
 """Customization with a U-Net (Ours-3B, Ours-1B): noised references in self-attention, IP-Adapter, velocity loss."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -20,12 +21,14 @@ from models.customizer import (
     TrainingBatch,
     generate_in_batches,
 )
-from models.guidance import DualGuidance, Step
+from models.guidance import DualGuidance, OnStep, Step
 from models.masks import token_masks
+from models.memory import check_references
+from models.sizes import BLOCK_VALUES
 from models.unet import adapter
 from models.unet.ip_adapter import set_scale
 from models.unet.model import TextEmbeddings, UNetModel
-from models.unet.reference import Reference, ReferenceFeatures, gather, install
+from models.unet.reference import Reference, ReferenceFeatures, gather, install, recorded_bytes
 from models.unet.sampling import denoise, schedule
 
 
@@ -250,6 +253,7 @@ class UNetCustomizer(UNetModel):
         requests: Sequence[CustomizeRequest],
         settings: CustomizeSettings,
         trace: GuidanceTrace | None = None,
+        on_step: OnStep | None = None,
     ) -> list[np.ndarray]:
         """uint8 (height, width, 3) for every request; those with and those without references as one batch each."""
         self.check_prompts([request.prompt for request in requests])
@@ -257,7 +261,7 @@ class UNetCustomizer(UNetModel):
         def make(part: Sequence[CustomizeRequest], guidance: DualGuidance) -> np.ndarray:
             return latents.decode(self.vae, self.sample(part, settings, guidance))
 
-        return generate_in_batches(requests, settings.guidance, make, trace)
+        return generate_in_batches(requests, settings.guidance, make, trace, on_step)
 
     @torch.no_grad()
     def sample(
@@ -266,7 +270,8 @@ class UNetCustomizer(UNetModel):
         """Clean latents (B, C, h, w) float32 of requests that all have references or all have none.
 
         Everything random of a request comes from its seed, in this order: its noise, the reference that is the global
-        image, and at every step fresh noise for each reference. ValueError if image sides are not whole latents.
+        image, and at every step fresh noise for each reference. ValueError if image sides are not whole latents,
+        MemoryLimitError if the references will not fit.
         """
         shape = (self.latent_channels, *self.latent_grid(settings.height, settings.width))
         generators = [torch.Generator().manual_seed(request.seed) for request in requests]
@@ -276,6 +281,7 @@ class UNetCustomizer(UNetModel):
         nothing, both = self.image_tokens([None] * batch), TextEmbeddings.joined([empty, text])
         features = self._features_of(requests)
         references = [[self.reference(one) for one in own] for own in features]
+        self._check_memory(references, shape)
         chosen = [
             own[int(torch.randint(len(own), (), generator=drawn))] if own else None
             for own, drawn in zip(features, generators, strict=True)
@@ -298,6 +304,17 @@ class UNetCustomizer(UNetModel):
             return guidance(step, u, r, f)
 
         return denoise(schedule(self.schedule, settings.steps), noise, velocity)
+
+    def _check_memory(self, references: Sequence[Sequence[Reference]], shape: tuple[int, ...]) -> None:
+        """MemoryLimitError if a reading of all references, what it records and a copy of that will not fit."""
+        count = max(map(len, references))
+        if not count:
+            return
+        channels = self.unet.config.block_out_channels[0] * BLOCK_VALUES * self.dtype.itemsize
+        sizes = [one.latents.shape[-2:] for own in references for one in own]
+        read = sum(2 * recorded_bytes(self.unet, *size) + math.prod(size) * channels for size in sizes)
+        step = 3 * len(references) * math.prod(shape[-2:]) * channels
+        check_references(count, read / count, step, self.device)
 
     def _features_of(self, requests: Sequence[CustomizeRequest]) -> list[list[Features]]:
         """Of the references of every request; an image that several share, the same array, is encoded once."""

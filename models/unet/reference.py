@@ -6,6 +6,7 @@ target's pass that layer projects own and recorded features with its own, adapte
 attend to both: to all own keys, and to the references' keys on the object.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -66,6 +67,19 @@ class ReferenceFeatures:
 
     hidden: dict[str, Tensor]
     visible: dict[str, Tensor | None]
+
+
+def recorded_bytes(unet: UNet2DConditionModel, height: int, width: int) -> int:
+    """Memory that what the layers record of one reference, latents of height x width, takes at every step."""
+    last = len(unet.config.down_block_types) - 1
+    total = 0
+    for name in unet.attn_processors:
+        if name.endswith(SELF_ATTENTION):
+            block, place, *_ = name.split(".")
+            level = {"down_blocks": int(place), "up_blocks": last - int(place)}[block] if place.isdigit() else last
+            rows, columns = (math.ceil(side / 2**level) for side in (height, width))
+            total += rows * columns * unet.get_submodule(name.removesuffix(".processor")).query_dim
+    return total * unet.dtype.itemsize
 
 
 class Exchange:

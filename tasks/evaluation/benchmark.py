@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from data.benchmarks.base import BenchmarkObject
 from data.benchmarks.readers import read_benchmark
+from data.pictures import open_picture, prepare_reference
 from data.records import PromptRecord
 from data.shards import ShardWriter
 from data.squares import middle_square
@@ -15,7 +16,6 @@ from data.stage import ShardSpec, StageContext
 from models.evaluation.metrics import objects_found
 from tasks.evaluation.scoring import open_finder
 from tasks.evaluation.subjects import Subject
-from tasks.sample import prepare_reference
 
 
 def benchmark_objects(ctx: StageContext) -> dict[str, BenchmarkObject]:
@@ -72,12 +72,9 @@ def _masks(ctx: StageContext, item: BenchmarkObject, references: list[np.ndarray
 
 def _mask(path: Path, reference: Path, side: int) -> np.ndarray:
     """bool (side, side): a mask by hand, cut as its reference is; ValueError if it is no mask of that picture."""
-    try:
-        with Image.open(path) as image, Image.open(reference) as original:
-            if image.size != original.size:
-                raise ValueError(f"{path} is {image.size}, its reference {original.size}; they must be equal")
-            left, top, square = middle_square(image.size)
-            cut = image.convert("L").crop((left, top, left + square, top + square))
-            return np.asarray(cut.resize((side, side), Image.Resampling.NEAREST)) > 0
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path}: not a picture that can be read") from error
+    image, original = open_picture(path), open_picture(reference)
+    if image.size != original.size:
+        raise ValueError(f"{path} is {image.size}, its reference {original.size}; they must be equal")
+    left, top, square = middle_square(image.size)
+    cut = image.convert("L").crop((left, top, left + square, top + square))
+    return np.asarray(cut.resize((side, side), Image.Resampling.NEAREST)) > 0

@@ -3,36 +3,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import stage_runs
-import tiny_flux
+import tiny_models
 import torch
-from generated_sets import random_set
 from PIL import Image
 from safetensors.torch import save_file
+from tiny_checkpoint import SIDE, recipe_of, train_in
 
-from configs.load import load_recipe
 from configs.schema import Recipe
+from data.pictures import prepare_reference
 from data.shards import ShardError, sha256_file
-from tasks import train
-from tasks.sample import CustomizationPipeline, prepare_reference, read_provenance, sample
-
-SIDE = 16
+from models import memory
+from models.guidance import Step
+from models.scorers.grounded import GroundedSegmenter
+from tasks.sample import CustomizationPipeline, read_provenance, sample
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    torch.set_num_threads(1)
-    whole = load_recipe("miniature", ("train.steps=3", "train.batch=2", "train.lora_rank=4", "train.learning_rate=0.5"))
-    base = tiny_flux.flux_ref(tmp_path_factory.mktemp("base") / "flux")
-    return whole.model_copy(update={"models": whole.models.model_copy(update={"customizer": base})})
+    return recipe_of(tmp_path_factory.mktemp("base") / "flux")
 
 
 @pytest.fixture(scope="module")
 def checkpoint(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    workspace = tmp_path_factory.mktemp("trained")
-    stage_runs.write_input(workspace, "shard", [random_set(f"mug-{n}", n, size=SIDE) for n in range(2)], recipe)
-    stage_runs.run_stage(train, stage_runs.context("train", recipe, workspace, ("shard",)))
-    return workspace / "artifacts" / "train"
+    return train_in(tmp_path_factory.mktemp("trained"), recipe)
 
 
 def picture(seed: int, height: int = SIDE, width: int = SIDE) -> np.ndarray:
@@ -76,6 +69,10 @@ def test_saves_images_that_say_what_they_were_made_from(checkpoint: Path, recipe
     assert told["dataset_sha256"] == sha256_file(checkpoint.parent / "shard" / "index.json")
     assert told["base_model"] == f"{recipe.models.customizer.name}@{recipe.models.customizer.revision}"
     assert len(told["references_sha256"]) == 1
+    assert (told["references_cut"], told["dtype"]) == ("middle", "float32")
+    assert told["guidance_norms"][0][0] == 1.0
+    assert all(image > 0 and text > 0 for _, image, text in told["guidance_norms"])
+    assert len(told["guidance_norms"]) == 2
     (again,) = sample([reference], "a red mug", checkpoint, tmp_path / "again.png", seed=4, num_inference_steps=2)
     assert np.abs(np.asarray(Image.open(again)).astype(int) - np.asarray(Image.open(paths[1]))).max() <= 1
     Image.fromarray(picture(1)).save(tmp_path / "plain.png")
@@ -83,34 +80,76 @@ def test_saves_images_that_say_what_they_were_made_from(checkpoint: Path, recipe
         read_provenance(tmp_path / "plain.png")
 
 
-def test_references_are_cut_to_the_middle_or_to_the_object() -> None:
-    wide = np.zeros((40, 100, 3), dtype=np.uint8)
-    wide[:, 30:70] = (255, 0, 0)
-    np.testing.assert_array_equal(prepare_reference(wide, None, 8, 8)[0], np.full((8, 8, 3), (255, 0, 0)))
-    mask = np.zeros((40, 100), dtype=bool)
-    mask[10:30, 80:90] = True
-    wide[mask] = (0, 255, 0)
-    cut, cut_mask = prepare_reference(wide, mask, 30, 30)
-    side = 30
-    assert (cut[5:25, 15] == (0, 255, 0)).all(), "the object's longer side and a quarter of it on both sides"
-    assert (cut[0] == 0).all() and (cut[-1] == 0).all()
-    np.testing.assert_array_equal(cut_mask, (cut == (0, 255, 0)).all(axis=2))
-    edge = np.zeros((40, 100), dtype=bool)
-    edge[0:4, 96:100] = True
-    assert prepare_reference(wide, edge, side, side)[0].shape == (side, side, 3)
+def test_a_segmenter_cuts_references_as_masks_do_and_the_picture_says_which(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = tiny_models.ref_of(tiny_models.segmenter_folder(tmp_path / "segmenter"), "segformer")
+    pipeline = CustomizationPipeline.from_checkpoint(checkpoint, segmenter=segmenter)
+    shown, mask = picture(1, 40, 60), np.zeros((40, 60), bool)
+    mask[4:14, 2:12] = True
+    monkeypatch.setattr(pipeline.segmenter, "masks", lambda images: [mask for _ in images])
+    found = pipeline("a mug", [shown], segment="mug", num_inference_steps=2)
+    given = pipeline("a mug", [shown], [mask], num_inference_steps=2)
+    middle = pipeline("a mug", [shown], num_inference_steps=2)
+    told = [made.provenance[0] for made in (found, given, middle)]
+    assert [own["references_cut"] for own in told] == ["segmenter", "mask", "middle"]
+    assert told[0]["references_sha256"] == told[1]["references_sha256"] != told[2]["references_sha256"]
+    np.testing.assert_array_equal(np.asarray(found.images[0]), np.asarray(given.images[0]))
+    alone = CustomizationPipeline.from_checkpoint(checkpoint)
+    assert [own["segment"] for own in told] == ["mug", None, None]
+    with pytest.raises(ValueError, match="masks and segment='mug' are both given; give one of them"):
+        pipeline("a mug", [shown], [mask], segment="mug")
+    with pytest.raises(ValueError, match="you ask to look at the object of a reference alone: give masks, or name a"):
+        alone("a mug", [shown], segment="mug")
 
 
-@pytest.mark.parametrize(
-    ("reference", "mask", "message"),
-    [
-        (picture(1), np.zeros((SIDE, SIDE), bool), "mask is empty"),
-        (picture(1), np.ones((4, 4), bool), "mask is 4 x 4, its reference 16 x 16"),
-        (picture(1).astype(np.float32), None, "picture is float32"),
-    ],
-)
-def test_references_that_cannot_be_used_are_errors(reference: np.ndarray, mask: np.ndarray, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        prepare_reference(reference, mask, 8, 8)
+def test_a_segmenter_that_finds_objects_by_name_is_told_the_name(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = CustomizationPipeline.from_checkpoint(checkpoint)
+    asked: list[list[str]] = []
+
+    def masks(self: GroundedSegmenter, images: list[np.ndarray], phrases: list[str]) -> list[np.ndarray]:
+        asked.append(phrases)
+        return [np.ones(image.shape[:2], bool) for image in images]
+
+    monkeypatch.setattr(GroundedSegmenter, "masks", masks)
+    pipeline.segmenter = GroundedSegmenter(None, None, 0.25)
+    pipeline("a mug", [picture(1), picture(2, 20, 30)], segment="striped mug", num_inference_steps=2)
+    assert asked == [["striped mug", "striped mug"]]
+    monkeypatch.setattr(type(pipeline.customizer), "needs_masks", True)
+    with pytest.raises(ValueError, match="the segmenter finds objects by name: say what the references show"):
+        pipeline("a mug", [picture(1)])
+
+
+def test_progress_is_told_every_step(checkpoint: Path) -> None:
+    seen: list[Step] = []
+    CustomizationPipeline.from_checkpoint(checkpoint)(
+        "a mug", [picture(1)], num_inference_steps=3, num_images_per_prompt=2, progress=seen.append
+    )
+    assert [(step.number, step.count) for step in seen] == [(0, 3), (1, 3), (2, 3)]
+
+
+def test_running_out_of_memory_is_an_error_that_says_what_to_change(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = CustomizationPipeline.from_checkpoint(checkpoint)
+
+    def fail(error: Exception) -> None:
+        def raising(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(pipeline.customizer, "sample", raising)
+
+    with pytest.raises(RuntimeError) as found:
+        torch.empty(2**60)
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), found.value):
+        fail(error)
+        with pytest.raises(memory.MemoryLimitError, match="out of memory with 1 references, 1 images of 16 x 16 px"):
+            pipeline("a mug", [picture(1)])
+    fail(RuntimeError("a size does not fit"))
+    with pytest.raises(RuntimeError, match="a size does not fit"):
+        pipeline("a mug", [picture(1)])
 
 
 def test_unreadable_and_missing_files_are_named(tmp_path: Path, checkpoint: Path) -> None:

@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from configs.schema import Guidance
+from models import memory
 from models.customizer import CustomizeRequest, CustomizeSettings, TrainingBatch
+from models.flux import customizer as customizer_module
 from models.flux.customizer import FluxCustomizer, training_sigmas
 from models.flux.model import TextEmbeddings
+from models.flux.reference import ReferenceKeys, kept_bytes
 from models.guidance import DualGuidance, normalised_dual_guidance
 
 torch.set_num_threads(1)
@@ -198,22 +201,96 @@ def test_sampling_with_kept_references_equals_computing_them_at_every_step(
         torch.testing.assert_close(together[row], expected, rtol=1e-3, atol=1e-4)
 
 
-def test_the_separate_form_reads_references_once_for_all_steps(
+def test_the_separate_form_reads_references_once_and_calls_all_branches_as_one_batch_without_a_mask(
     customizer: FluxCustomizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lengths: list[int] = []
+    batches: list[int] = []
+    visible: list[torch.Tensor | None] = []
     forward = customizer.transformer.forward
 
     def spy(**kwargs: Any) -> Any:
         lengths.append(kwargs["encoder_hidden_states"].shape[1])
+        batches.append(len(kwargs["hidden_states"]))
+        if lengths[-1]:
+            visible.append(kwargs["joint_attention_kwargs"]["references"].visible)
         return forward(**kwargs)
 
     monkeypatch.setattr(customizer.transformer, "forward", spy)
-    customizer.sample(
-        [CustomizeRequest("a mug", 0, (picture(10), picture(11)))], SETTINGS, DualGuidance(SETTINGS.guidance)
-    )
-    assert lengths.count(0) == 1
-    assert len(lengths) == 1 + 2 * SETTINGS.steps
+    requests = [
+        CustomizeRequest("a mug", 0, (picture(10), picture(11))),
+        CustomizeRequest("a red mug", 1, (picture(12), picture(13))),
+    ]
+    customizer.sample(requests, SETTINGS, DualGuidance(SETTINGS.guidance))
+    assert lengths == [0] + [10] * SETTINGS.steps
+    assert batches == [4] + [3 * len(requests)] * SETTINGS.steps
+    assert visible == [None] * SETTINGS.steps
+
+
+def kept_by(customizer: FluxCustomizer, requests: list[CustomizeRequest]) -> ReferenceKeys:
+    return customizer._references_of(requests, customizer.token_grid(SIDE, SIDE))
+
+
+@torch.no_grad()
+def test_every_group_of_references_is_kept_once_however_many_branches_and_images_see_it(
+    customizer: FluxCustomizer,
+) -> None:
+    first, second = (picture(10), picture(11)), (picture(12), picture(13))
+    one = kept_by(customizer, [CustomizeRequest("a mug", 0, first)])
+    several = kept_by(customizer, [CustomizeRequest("a mug", seed, first) for seed in range(3)])
+    two = kept_by(customizer, [CustomizeRequest("a mug", 0, first), CustomizeRequest("a mug", 1, second)])
+    tokens = 2 * 2 * 2
+    assert one.bytes == several.bytes == kept_bytes(customizer.transformer, tokens)
+    assert two.bytes == 2 * one.bytes
+    name = next(iter(one.keys))
+    assert several.layer(name)[0].shape[0] == 6
+    assert several.layer(name)[0].data_ptr() == several.keys[name].data_ptr(), "a view of the group, not copies"
+    torch.testing.assert_close(two.layer(name)[0], two.keys[name][[0, 1, 0, 1]])
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_more_references_than_fit_are_refused_with_the_number_that_does(
+    customizer: FluxCustomizer, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """What is refused does not fit by the same arithmetic, what the message recommends does."""
+    images = tuple(picture(seed) for seed in range(6))
+    asked: dict[str, float] = {}
+    check = customizer_module.check_references
+
+    def spy(count: int, each: float, rest: float, device: torch.device) -> None:
+        asked.update(each=each, rest=rest)
+        check(count, each, rest, device)
+
+    monkeypatch.setattr(customizer_module, "check_references", spy)
+    customizer.generate_many([CustomizeRequest("a mug", 0, images)], SETTINGS)
+    monkeypatch.setattr(memory, "free_bytes", lambda _: int(asked["rest"] + (count + 0.5) * asked["each"]))
+    with pytest.raises(memory.MemoryLimitError, match=rf"6 references need .* {count} fit; give {count} or fewer"):
+        customizer.generate_many([CustomizeRequest("a mug", 0, images)], SETTINGS)
+    customizer.generate_many([CustomizeRequest("a mug", 0, images[:count])], SETTINGS)
+    kept = kept_by(customizer, [CustomizeRequest("a mug", 0, images)]).bytes
+    assert kept / 6 < asked["each"] < 3 * kept / 6, "keys and values, and what reading or attending takes besides"
+
+
+def test_memory_that_holds_not_even_one_reference_is_said_to(
+    customizer: FluxCustomizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 1)
+    with pytest.raises(memory.MemoryLimitError, match="0 fit; not one fits"):
+        customizer.generate_many([CustomizeRequest("a mug", 0, (picture(1),))], SETTINGS)
+    assert len(customizer.generate_many([CustomizeRequest("a mug", 0)], SETTINGS)) == 1
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 8), (8, 40)])
+def test_any_resolution_of_whole_tokens_goes_with_references_of_another_size(
+    customizer: FluxCustomizer, height: int, width: int
+) -> None:
+    """A reference of the miniature's size and one that is not square, against the naive computation."""
+    with_strong_adapter(customizer)
+    settings = replace(SETTINGS, height=height, width=width)
+    request = CustomizeRequest("a red mug", 3, (picture(10), np.ascontiguousarray(picture(11, 24)[:8])))
+    made = customizer.sample([request], settings, DualGuidance(settings.guidance))
+    torch.testing.assert_close(made, naive_sample(customizer, request, settings), rtol=1e-3, atol=1e-4)
+    assert customizer.generate_many([request], settings)[0].shape == (height, width, 3)
 
 
 def test_without_references_and_adapter_it_is_plain_text_guidance_of_the_base(customizer: FluxCustomizer) -> None:

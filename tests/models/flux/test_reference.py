@@ -7,7 +7,15 @@ from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor
 
 from models.flux.layout import image_ids, text_ids
-from models.flux.reference import Reference, ReferenceKeys, install, reference_keys, row_offsets
+from models.flux.reference import (
+    Reference,
+    ReferenceKeys,
+    install,
+    kept_bytes,
+    layer_bytes,
+    reference_keys,
+    row_offsets,
+)
 
 torch.set_num_threads(1)
 HEIGHT, WIDTH, TEXT = 3, 4, 5
@@ -226,6 +234,30 @@ def test_selected_keys_serve_several_guidance_branches(model: FluxTransformer2DM
         joint_attention_kwargs={"references": keys, "text_tokens": TEXT},
     ).sample
     torch.testing.assert_close(twice[2:], second, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_samples_in_front_of_those_that_see_references_see_none(model: FluxTransformer2DModel) -> None:
+    keys = reference_keys(model, [[some_reference(20)], [some_reference(21), some_reference(22)]], HEIGHT, BLANK)
+    mixed = with_references(model, keys.select(torch.tensor([1, 0])), batch=4)
+    without = with_references(model, None, batch=4)
+    torch.testing.assert_close(mixed[:2], without[:2], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(mixed[2:], without[2:], atol=1e-3)
+    swapped = with_references(model, keys.select(torch.tensor([0, 1, 1, 0])), batch=4)
+    assert not torch.allclose(swapped[:2], without[:2], atol=1e-3)
+    torch.testing.assert_close(swapped[2:], mixed[2:], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_kept_bytes_are_those_of_the_tensors_and_the_layers_recordings_are_not_kept_beside_them(
+    model: FluxTransformer2DModel,
+) -> None:
+    references = [some_reference(20), some_reference(21, 2, 3)]
+    keys = reference_keys(model, [references], HEIGHT, BLANK)
+    tokens = sum(len(reference.tokens) for reference in references)
+    assert keys.bytes == kept_bytes(model, tokens) == 4 * layer_bytes(model, tokens)
+    held = [kept.untyped_storage().nbytes() for part in (keys.keys, keys.values) for kept in part.values()]
+    assert sum(held) == keys.bytes, "no view holds on to a larger tensor"
 
 
 @torch.no_grad()

@@ -9,9 +9,12 @@ import torch
 from tiny_unet import picture, trained
 
 from configs.schema import Guidance, NoisedReferences
+from models import memory
 from models.customizer import CustomizeRequest, CustomizeSettings, TrainingBatch
 from models.guidance import DualGuidance, Step, normalised_dual_guidance, plain_dual_guidance, text_guidance
+from models.unet import customizer as customizer_module
 from models.unet.customizer import UNetCustomizer
+from models.unet.reference import recorded_bytes
 from models.unet.sampling import schedule
 
 torch.set_num_threads(1)
@@ -344,6 +347,51 @@ def test_one_call_serves_any_number_of_references(folder: Path) -> None:
     assert [image.shape for image in images] == [(SIDE, SIDE, 3)] * 3
     alone = model.generate_many(requests[:1], SETTINGS)[0]
     assert np.abs(images[0].astype(int) - alone).max() <= 1
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 8), (12, 40)])
+def test_any_resolution_of_whole_latents_goes_with_references_of_another_size(
+    folder: Path, height: int, width: int
+) -> None:
+    """What one request of a batch sees of its references, one of them not square, is what it sees alone."""
+    model = trained(folder)
+    settings = replace(SETTINGS, height=height, width=width)
+    flat = (np.ascontiguousarray(picture(11, 24)[:12]), np.ascontiguousarray(square(24)[:12]))
+    own = CustomizeRequest("a red mug", 3, (picture(10), flat[0]), (square(), flat[1]))
+    alone = model.sample([own], settings, DualGuidance(settings.guidance))
+    together = model.sample([own, request_of(4, picture(12))], settings, DualGuidance(settings.guidance))
+    torch.testing.assert_close(together[:1], alone, rtol=2e-3, atol=2e-3)
+    changed = replace(own, references=(own.references[0], 255 - own.references[1]))
+    assert not torch.allclose(model.sample([changed], settings, DualGuidance(settings.guidance)), alone, atol=1e-3)
+    assert model.generate_many([own], settings)[0].shape == (height, width, 3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 10)])
+def test_recorded_bytes_are_those_of_what_the_layers_record(folder: Path, height: int, width: int) -> None:
+    model = trained(folder)
+    with model._exchange.recording() as seen:
+        text = model.encode_prompts([""])
+        model.velocity(torch.zeros(1, 4, height, width), torch.tensor([5]), text, model.image_tokens([None]))
+    assert sum(hidden.nbytes for hidden in seen.values()) == recorded_bytes(model.unet, height, width)
+
+
+def test_more_references_than_fit_are_refused_with_the_number_that_does(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, asked = trained(folder), {}
+
+    def spy(count: int, each: float, rest: float, device: torch.device) -> None:
+        asked.update(each=each, rest=rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(customizer_module, "check_references", spy)
+        model.generate_many([request_of(0, *map(picture, range(5)))], SETTINGS)
+    assert asked["each"] >= 2 * recorded_bytes(model.unet, SIDE // 2, SIDE // 2)
+    monkeypatch.setattr(memory, "free_bytes", lambda _: int(asked["rest"] + 2.5 * asked["each"]))
+    with pytest.raises(memory.MemoryLimitError, match=r"5 references need .* 2 fit; give 2 or fewer"):
+        model.generate_many([request_of(0, *map(picture, range(5)))], SETTINGS)
+    assert len(model.generate_many([request_of(0, *map(picture, range(2)))], SETTINGS)) == 1
 
 
 def test_s_i_rises_linearly_from_the_first_step_to_the_last() -> None:
