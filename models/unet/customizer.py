@@ -308,7 +308,7 @@ class UNetCustomizer(UNetModel):
     def _check_memory(self, references: Sequence[Sequence[Reference]], shape: tuple[int, ...]) -> None:
         """MemoryLimitError if a reading of all references, what it records and a copy of that will not fit."""
         count = max(map(len, references))
-        if not count:
+        if not count or not self.references.attention:
             return
         channels = self.unet.config.block_out_channels[0] * BLOCK_VALUES * self.dtype.itemsize
         sizes = [one.latents.shape[-2:] for own in references for one in own]
