@@ -6,8 +6,6 @@ that every step consumed), `dvclive/`.
 """
 
 import json
-import logging
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,12 @@ from data.images import decode_png
 from data.reader import ShardReader
 from data.shards import ShardIndex, ShardWriter, read_all
 from data.stage import ShardSpec, StageContext
-from models.customizer import load_customizer
-from models.training.features import FeatureStore
+from models.training.job import TrainingJob, open_run
 from models.training.live import TrainingLog, write_log
+from models.training.processes import run_processes
 from models.training.record import CheckpointRecord
-from models.training.trainer import History, Run, train
+from models.training.settings import Settings
+from models.training.trainer import History, train
 
 KEY = "customizer"
 FILES = {
@@ -31,8 +30,6 @@ FILES = {
     "ledger.jsonl": "ledger.jsonl",
 }
 """Members of the shard and the files that they are published as."""
-
-log = logging.getLogger(__name__)
 
 
 def plan(ctx: StageContext) -> list[ShardSpec]:
@@ -45,26 +42,25 @@ def plan(ctx: StageContext) -> list[ShardSpec]:
 def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     """Train to the end, from the last checkpoint of this signature if there is one."""
     section = ctx.recipe.train
-    reader = ShardReader(ctx.output_dir("shard"), ctx.recipe.seed, records_only=True)
-    customizer = load_customizer(ctx.recipe.models.customizer, ctx.device, section.dtype, section.reference_form)
-    features = FeatureStore(ctx.work_dir / "features", reader.index)
-    started = time.monotonic()
-    encoded = features.prepare(customizer, reader.directory)
-    log.info("train: features of %d shards encoded in %.0f s", encoded, time.monotonic() - started)
-
-    live = TrainingLog(ctx.work_dir / "live", section.log_every, section.steps)
-    pace = _Pace(section.steps, section.batch * section.accumulate, section.log_every)
-
-    def on_step(row: dict[str, Any]) -> None:
-        live(row)
-        pace(row)
-
-    run = Run(customizer, reader, features, section, ctx.recipe.seed, ctx.work_dir / "checkpoints", ctx.device)
-    history = train(run, on_step)
+    job = TrainingJob(
+        section=section,
+        seed=ctx.recipe.seed,
+        base=ctx.recipe.models.customizer,
+        dataset=ctx.output_dir("shard"),
+        folder=ctx.work_dir,
+        settings=Settings.of(ctx.options),
+    )
+    device = ctx.device
+    if section.processes > 1:
+        run_processes(job, device)
+        device = "cpu"  # What is left is to read the last checkpoint, and a shared-out base fits on no GPU alone.
+    run = open_run(job, device)
+    live = TrainingLog(job.live, section.log_every, section.steps)
+    history = train(run, live)
     live.close()
-    record = checkpoint_record(ctx, reader)
+    record = checkpoint_record(ctx, run.reader)
     files = {
-        "safetensors": customizer.adapter_file(record.header()),
+        "safetensors": run.customizer.adapter_file(record.header()),
         "metrics.jsonl": _lines(history.metrics),
         "ledger.jsonl": _lines(history.ledger),
     }
@@ -93,28 +89,6 @@ def checkpoint_record(ctx: StageContext, reader: ShardReader) -> CheckpointRecor
         width=width,
         step=section.steps,
     )
-
-
-class _Pace:
-    """Says every `every` steps how training goes; rates are of this process, not of steps done before."""
-
-    def __init__(self, steps: int, samples: int, every: int) -> None:
-        self.steps, self.samples, self.every = steps, samples, every
-        self.first: tuple[int, float] | None = None
-
-    def __call__(self, row: dict[str, Any]) -> None:
-        done, now = row["step"] + 1, time.monotonic()
-        if self.first is None or now - self.first[1] < 1e-3:
-            self.first = (done, now)
-            return
-        if done % self.every and done != self.steps:
-            return
-        rate = (done - self.first[0]) / (now - self.first[1])
-        left = (self.steps - done) / rate
-        log.info(
-            "train: step %d/%d, loss %.4f, %.1f samples/s, %d min %02d s left",
-            *(done, self.steps, row["loss"], rate * self.samples, left // 60, left % 60),
-        )
 
 
 def _lines(rows: list[dict[str, Any]]) -> bytes:

@@ -9,7 +9,7 @@ references; its text queries to own text and own image, as in masked shared atte
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -47,12 +47,21 @@ class ReferenceKeys:
         return ReferenceKeys(keys, values, None if self.visible is None else self.visible[rows])
 
 
+@dataclass
+class Recorded:
+    """Image keys, before RoPE, and values (B, N, H, D) of a forward pass, by the name of the attention processor.
+
+    A class of its own, since wrappers of modules hand on copies of plain dictionaries.
+    """
+
+    parts: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
 class ReferenceProcessor:
     """Attention of FLUX double and single blocks; without references it computes what diffusers' own does.
 
     `joint_attention_kwargs` of the transformer carry what it needs: `text_tokens` (single blocks see text and image
-    as one sequence), and either `references` to attend to or a `record` to fill with this module's image keys, before
-    RoPE, and values.
+    as one sequence), and either `references` to attend to or a `record` to fill.
     """
 
     def __init__(self, name: str) -> None:
@@ -67,11 +76,11 @@ class ReferenceProcessor:
         image_rotary_emb: Rotary | None = None,
         text_tokens: int = 0,
         references: ReferenceKeys | None = None,
-        record: dict[str, tuple[Tensor, Tensor]] | None = None,
+        record: Recorded | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         query, key, value = project_qkv(attn, hidden_states, encoder_hidden_states)
         if record is not None:
-            record[self.name] = (key[:, text_tokens:], value[:, text_tokens:])
+            record.parts[self.name] = (key[:, text_tokens:], value[:, text_tokens:])
         if image_rotary_emb is not None:
             query, key = apply_rope(query, image_rotary_emb), apply_rope(key, image_rotary_emb)
         if references is None:
@@ -134,7 +143,7 @@ def reference_keys(
     parts: dict[str, dict[int, tuple[Tensor, Tensor]]] = {name: {} for name in transformer.attn_processors}
     for (height, width), places in by_size.items():
         tokens = torch.stack([flat[place].tokens for place in places])
-        record: dict[str, tuple[Tensor, Tensor]] = {}
+        record = Recorded()
         transformer(
             hidden_states=tokens,
             encoder_hidden_states=tokens.new_zeros(len(places), 0, transformer.config.joint_attention_dim),
@@ -147,7 +156,7 @@ def reference_keys(
         )
         turned = [transformer.pos_embed(image_ids(height, width, offsets[place], tokens.device)) for place in places]
         rotary = (torch.stack([cos for cos, _ in turned]), torch.stack([sin for _, sin in turned]))
-        for name, (key, value) in record.items():
+        for name, (key, value) in record.parts.items():
             key = apply_rope(key, rotary)
             parts[name].update({place: (key[row], value[row]) for row, place in enumerate(places)})
 

@@ -118,7 +118,7 @@ def test_the_batch_holds_the_features_that_the_ledger_names(dataset: Path, tmp_p
 def test_training_learns(dataset: Path, tmp_path: Path, customizer: Any) -> None:
     section = SECTION.model_copy(update={"steps": 150, "checkpoint_every": 1000})
     losses = [row["loss"] for row in train(run_of(dataset, tmp_path, customizer, section)).metrics]
-    assert sum(losses[-20:]) < 0.3 * sum(losses[:20])
+    assert sum(losses[-20:]) < 0.4 * sum(losses[:20])
 
 
 def test_accumulation_gives_the_gradient_of_the_whole_batch(
