@@ -126,25 +126,31 @@ def _wait(workers: list[subprocess.Popen[str]], said: Path) -> None:
     """Until all have ended well; TrainingError as soon as one has not."""
     while True:
         codes = [worker.poll() for worker in workers]
-        bad = [rank for rank, code in enumerate(codes) if code]
-        if bad:
-            raise _failure(bad[0], codes[bad[0]], said)
+        if any(codes):
+            raise failure(codes, said)
         if None not in codes:
             return
         time.sleep(0.1)
 
 
-def _failure(rank: int, code: int, said: Path) -> TrainingError:
-    """What the process said that failed first: the others fail for want of it. A lack of memory is worth a retry."""
-    errors = [json.loads(path.read_text()) for path in said.glob("*.json")]
-    if not errors:
-        cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return TrainingError(f"process {rank} of the training died: {cause}; see {said / f'{rank}.log'}")
-    first = min(errors, key=lambda error: error["time"])
-    if first["expected"]:
-        return TrainingError(first["message"])
-    error = TrainingError(
-        f"process {first['rank']} of the training: {first['kind']}: {first['message']}; see {first['log']}"
-    )
-    error.transient = first["kind"] == "OutOfMemoryError"
-    return error
+def failure(codes: list[int | None], said: Path) -> TrainingError:
+    """Why the training ended, from what its processes left in `said` and their exit codes, None for those that run.
+
+    A message for the user comes first, then a process that was killed, then the error that was first: processes fail
+    for want of each other. A lack of memory is worth a retry.
+    """
+    errors = sorted((json.loads(path.read_text()) for path in said.glob("*.json")), key=lambda error: error["time"])
+    for error in errors:
+        if error["expected"]:
+            return TrainingError(error["message"])
+    killed = [rank for rank, code in enumerate(codes) if code is not None and code < 0]
+    if killed or not errors:
+        rank = killed[0] if killed else next(rank for rank, code in enumerate(codes) if code)
+        cause = signal.Signals(-codes[rank]).name if killed else f"exit code {codes[rank]}"
+        return TrainingError(
+            f"process {rank} of the training died: {cause}; see {said / f'{rank}.log'}, and run the same command again "
+            "to go on from the last checkpoint"
+        )
+    first = errors[0]
+    told = f"process {first['rank']} of the training: {first['kind']}: {first['message']}; see {first['log']}"
+    return TrainingError(told, transient=first["kind"] == "OutOfMemoryError")

@@ -39,7 +39,14 @@ Row = dict[str, Any]
 
 
 class TrainingError(Exception):
-    """Training that cannot go on; the message names the step, the samples and what to try."""
+    """Training that cannot go on; the message names the step, the samples and what to try.
+
+    `transient`: another attempt, from the last checkpoint, may help.
+    """
+
+    def __init__(self, message: str, transient: bool = False) -> None:
+        super().__init__(message)
+        self.transient = transient
 
 
 @dataclass(frozen=True)

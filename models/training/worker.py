@@ -27,7 +27,7 @@ OURS = ("configs", "data", "models")
 def work(job: TrainingJob) -> None:
     """This process's part of the training, to its last checkpoint; the first one keeps the live log."""
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
-    device = str(state.device)
+    device = "cpu" if state.device.type == "cpu" else str(state.device)
     run = open_run(job, device)
     if not state.is_main_process:
         train(run)
