@@ -13,22 +13,18 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.distributed import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.nn.parallel import DistributedDataParallel
 
 from models.customizer import Customizer, TrainingBatch
 from models.training.settings import Settings
 
 
 class LossModule(nn.Module):
-    """The loss as a module, so that DDP sees which parameters it trains. The frozen ones are equal everywhere."""
+    """The loss as a module of the trained parameters alone, for DDP: the frozen base is equal everywhere."""
 
     def __init__(self, customizer: Customizer) -> None:
         super().__init__()
-        self.network = customizer.network
+        self.trained = nn.ParameterList(customizer.adapter_parameters().values())
         self._losses = customizer.losses
-        frozen = [name for name, own in self.named_parameters() if not own.requires_grad]
-        frozen += [name for name, _ in self.named_buffers()]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, frozen)
 
     def forward(self, batch: TrainingBatch, generators: Sequence[torch.Generator]) -> Tensor:
         return self._losses(batch, generators)

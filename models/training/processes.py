@@ -1,10 +1,11 @@
 """The processes of a training on this machine: started, watched, and ended together.
 
-On several machines with a shared disk, start the same worker yourself, on each with its number, and then run the stage,
-which publishes the finished training:
+On several machines with a shared disk: run the stage once, which writes job.json into its work folder and says that
+this machine has too few GPUs; start the workers, on every machine with its number N; run the stage again, which
+publishes what they trained.
 
     accelerate launch --multi_gpu --num_machines 2 --num_processes 16 --machine_rank N --main_process_ip HOST \
-        -m models.training.worker WORK_FOLDER/job.json
+        -m models.training.worker artifacts/.work/train/SIGNATURE/job.json
 """
 
 import json
