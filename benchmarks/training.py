@@ -101,11 +101,11 @@ def measure(job: TrainingJob, device: str) -> list[float]:
     return [float(samples), float(flops), held / MIB]
 
 
-def job_of(recipe: Recipe, dataset: Path, folder: Path, options: argparse.Namespace, **change: object) -> TrainingJob:
-    checkpointing = bool(change.pop("checkpointing"))
-    section = recipe.train.model_copy(
-        update={"steps": options.steps, "batch": options.batch, "log_every": options.steps, **change}
-    )
+def job_of(
+    recipe: Recipe, dataset: Path, folder: Path, options: argparse.Namespace, processes: int, checkpointing: bool
+) -> TrainingJob:
+    change = {"steps": options.steps, "batch": options.batch, "log_every": options.steps, "dtype": options.dtype}
+    section = recipe.train.model_copy(update={**change, "processes": processes})
     return TrainingJob(
         section=section,
         seed=0,
@@ -114,6 +114,25 @@ def job_of(recipe: Recipe, dataset: Path, folder: Path, options: argparse.Namesp
         folder=folder,
         settings=Settings(gradient_checkpointing=checkpointing),
     )
+
+
+def row_of(name: str, processes: int, checkpointing: bool, options: argparse.Namespace) -> list[str]:
+    """One training, in a process of its own."""
+    recipe = load_recipe(RECIPES[name])
+    with tempfile.TemporaryDirectory() as place:
+        dataset, folder = Path(place) / "shard", Path(place) / "work"
+        dataset.mkdir()
+        folder.mkdir()
+        write_dataset(dataset, recipe.render.resolution)
+        job = job_of(recipe, dataset, folder, options, processes, checkpointing)
+        file = folder / "measured.json"
+        file.write_text(job.model_dump_json())
+        words = ["--one", str(file), "--device", options.device, "--threads", str(options.threads)]
+        command = [sys.executable, "-m", "benchmarks.training", *words]
+        found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    samples, flops, held = json.loads(found.splitlines()[-1])
+    kept = "recomputed" if checkpointing else "kept"
+    return [name, str(processes), kept, f"{samples:.1f}", f"{flops:.3g}", f"{held:.0f}"]
 
 
 def main() -> None:
@@ -131,31 +150,14 @@ def main() -> None:
         print(json.dumps(measure(TrainingJob.model_validate_json(options.one.read_bytes()), options.device)))
         return
     rows = []
-    for name, recipe_name in RECIPES.items():
+    for name in RECIPES:
         if not (miniature_weights() / name).is_dir():
             print(f"{name}: skipped, the miniature's weights have none; train them with: syncd miniature train\n")
             continue
-        recipe = load_recipe(recipe_name)
         for processes in options.processes:
-            for checkpointing in (False, True):
-                with tempfile.TemporaryDirectory() as place:
-                    dataset, folder = Path(place) / "shard", Path(place) / "work"
-                    dataset.mkdir()
-                    folder.mkdir()
-                    write_dataset(dataset, recipe.render.resolution)
-                    change = {"processes": processes, "dtype": options.dtype, "checkpointing": checkpointing}
-                    job = job_of(recipe, dataset, folder, options, **change)
-                    file = folder / "measured.json"
-                    file.write_text(job.model_dump_json())
-                    words = ["--one", str(file), "--device", options.device, "--threads", str(options.threads)]
-                    command = [sys.executable, "-m", "benchmarks.training", *words]
-                    found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-                samples, flops, held = json.loads(found.splitlines()[-1])
-                kept = "recomputed" if checkpointing else "kept"
-                rows.append([name, str(processes), kept, f"{samples:.1f}", f"{flops:.3g}", f"{held:.0f}"])
-    where = (
-        f"{options.threads} CPU thread(s)" if options.device == "cpu" else torch.cuda.get_device_name(options.device)
-    )
+            rows += [row_of(name, processes, checkpointing, options) for checkpointing in (False, True)]
+    on_cpu = options.device == "cpu"
+    where = f"{options.threads} CPU thread(s)" if on_cpu else torch.cuda.get_device_name(options.device)
     print(f"batch {options.batch}, {options.dtype}, {where}, mean of {options.steps - 1} steps\n")
     print(markdown(["model", "processes", "activations", "samples/s", "TFLOP/s per device", "MiB per process"], rows))
 

@@ -21,6 +21,7 @@ from models.training.live import TrainingLog, write_log
 from models.training.processes import run_processes
 from models.training.record import CheckpointRecord
 from models.training.settings import Settings
+from models.training.trackers import check_trackers
 from models.training.trainer import History, train
 
 KEY = "customizer"
@@ -50,6 +51,7 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
         folder=ctx.work_dir,
         settings=Settings.of(ctx.options),
     )
+    check_trackers(job.settings.trackers)
     device = ctx.device
     if section.processes > 1:
         run_processes(job, device)

@@ -4,7 +4,7 @@ On several machines with a shared disk: run the stage once, which writes job.jso
 this machine has too few GPUs; start the workers, on every machine with its number N; run the stage again, which
 publishes what they trained.
 
-    accelerate launch --multi_gpu --num_machines 2 --num_processes 16 --machine_rank N --main_process_ip HOST \
+    torchrun --nnodes 2 --node-rank N --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \
         -m models.training.worker artifacts/.work/train/SIGNATURE/job.json
 """
 

@@ -33,7 +33,7 @@ from models.training.features import FeatureStore
 from models.training.pace import Pace
 from models.training.parallel import LossModule, make_accelerator, shard_base, share_of
 from models.training.settings import Settings
-from models.training.trackers import check_trackers, start_trackers, stop_trackers
+from models.training.trackers import start_trackers, stop_trackers
 
 Row = dict[str, Any]
 
@@ -78,7 +78,6 @@ def train(run: Run, on_step: Callable[[Row], None] | None = None) -> History:
     loss or gradient that is not finite, CheckpointError if the checkpoint belongs to another run.
     """
     section, settings, device = run.section, run.settings, torch.device(run.device)
-    check_trackers(settings.trackers)
     accelerator = make_accelerator(run.device, section.accumulate, settings, run.folder.parent / "trackers")
     run.customizer.add_adapter(section.lora_rank, section.lora_targets, seed_for(run.seed, "train", "adapter"))
     if section.parallel == "fsdp" and accelerator.num_processes > 1:
@@ -99,7 +98,8 @@ def train(run: Run, on_step: Callable[[Row], None] | None = None) -> History:
     loop = _Loop(run, accelerator, accelerator.prepare_model(LossModule(run.customizer)), parameters, optimizer)
     peak = settings.peak_tflops or peak_tflops(device, section.dtype)
     pace = Pace(section.steps, section.batch * section.accumulate, section.log_every, peak and peak * 1e12)
-    start_trackers(accelerator, section.model_dump(mode="json"))
+    if done < section.steps:
+        start_trackers(accelerator, section.model_dump(mode="json"))
     samples = _endless(run.reader)
     for step in range(done, section.steps):
         with FlopCounter() if step == done else contextlib.nullcontext() as counter:
@@ -111,20 +111,13 @@ def train(run: Run, on_step: Callable[[Row], None] | None = None) -> History:
         history.metrics.append(metrics)
         history.ledger.append(consumed)
         if accelerator.is_main_process:
-            accelerator.log({**metrics, **pace(metrics)}, step=step)
+            shown = {name: value for name, value in metrics.items() if name != "step"}
+            accelerator.log({**shown, **pace(metrics)}, step=step)
         if on_step:
             on_step(metrics)
         ends = (step + 1) % section.checkpoint_every == 0 or step + 1 == section.steps
         if ends and accelerator.is_main_process:
-            state = {
-                "adapter": run.customizer.adapter_state(),
-                "optimizer": optimizer.state_dict(),
-                "average": None if average is None else average.state_dict(),
-                "reader": run.reader.state_dict(),
-                "metrics": history.metrics,
-                "ledger": history.ledger,
-            }
-            save_checkpoint(run.folder, step + 1, state, settings.keep_checkpoints)
+            _save(run, optimizer, average, history)
     stop_trackers(accelerator)
     if average is not None:
         average.copy_to(parameters)
@@ -143,6 +136,18 @@ def learning_rate(section: Train, step: int) -> float:
     """Rate of a step, from 0: constant, or falling linearly to 0 after the last one."""
     share = 1 - step / section.steps if section.learning_rate_decay == "linear" else 1.0
     return section.learning_rate * share
+
+
+def _save(run: Run, optimizer: torch.optim.Optimizer, average: EMAModel | None, history: History) -> None:
+    state = {
+        "adapter": run.customizer.adapter_state(),
+        "optimizer": optimizer.state_dict(),
+        "average": None if average is None else average.state_dict(),
+        "reader": run.reader.state_dict(),
+        "metrics": history.metrics,
+        "ledger": history.ledger,
+    }
+    save_checkpoint(run.folder, len(history.metrics), state, run.settings.keep_checkpoints)
 
 
 def _resume(run: Run, optimizer: torch.optim.Optimizer, average: EMAModel | None) -> History:

@@ -1,6 +1,6 @@
 """One process of a training that has several.
 
-python -m models.training.worker JOB.json      under models.training.processes or `accelerate launch`
+python -m models.training.worker JOB.json      under models.training.processes or torchrun
 """
 
 import json
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     parent = os.environ.get(PARENT_VARIABLE)
     if parent is not None:
         threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
-    rank = int(os.environ["RANK"])
+    rank = int(os.environ.get("RANK", "0"))
     if rank == 0:
         logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

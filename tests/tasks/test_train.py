@@ -3,6 +3,7 @@ import json
 import logging
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from data.stage import StageContext
 from models.lora import FILE_NAME, read_metadata
 from models.training.checkpoints import newest_step
 from models.training.record import CheckpointRecord
+from models.training.trackers import TrackerError
 from models.training.trainer import TrainingError
 from models.training.trainer import train as train_loop
 from tasks import train
@@ -189,6 +191,22 @@ def kill_second_worker(work_dir: Path) -> None:
     for child in psutil.Process().children():
         if child.environ().get("RANK") == "1":
             child.kill()
+
+
+def test_a_tracker_that_cannot_be_used_is_refused_before_anything_is_computed(tmp_path: Path, recipe: Recipe) -> None:
+    ctx = replace(context_of(workspace_with_dataset(tmp_path, recipe), recipe), options={"trackers": ("abacus",)})
+    with pytest.raises(TrackerError, match="runtime trackers names 'abacus'; allowed: "):
+        stage_runs.run_stage(train, ctx)
+    assert not (ctx.work_dir / "features").exists()
+
+
+def test_checkpointing_and_what_is_kept_change_no_byte(tmp_path: Path, recipe: Recipe) -> None:
+    found = []
+    for name, options in (("plain", {}), ("other", {"gradient_checkpointing": True, "keep_checkpoints": 1})):
+        workspace = workspace_with_dataset(tmp_path / name, recipe)
+        stage_runs.run_stage(train, replace(context_of(workspace, recipe), options=options))
+        found.append(digests(workspace / "artifacts" / "train"))
+    assert found[0] == found[1]
 
 
 def test_an_empty_dataset_is_refused_with_the_fix(tmp_path: Path, recipe: Recipe) -> None:
