@@ -49,6 +49,8 @@ def check(recipe: "Recipe") -> None:
             f"train.references is {recipe.train.references}; with models.customizer {recipe.models.customizer.name} it "
             f"must be {'noised' if unet else 'separate or joint'}"
         )
+    if unet and recipe.train.parallel == "fsdp":
+        raise ValueError("train.parallel is fsdp; a U-Net fits on every GPU and allows ddp")
     if recipe.assets.eval_share > 0 and recipe.models.segmenter is None:
         raise ValueError(
             f"assets.eval_share is {recipe.assets.eval_share:g} and models.segmenter is not set; evaluation needs "

@@ -263,8 +263,28 @@ class Train(Budget):
     drop_image: Share = 0.05
     drop_both: Share = 0.05
     checkpoint_every: Count = 500
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="the checkpoint is a moving average of the weights, warmed up to this decay; 0: the last ones"
+    )
+    processes: Annotated[int, Field(ge=1, le=1024)] = Field(
+        1, description="that share every batch, on a GPU each; another number adds gradients in another order"
+    )
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="of several processes: each has the whole base model, or a part of it (FLUX)"
+    )
     log_every: Count = 10
     dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _processes(self) -> "Train":
+        if self.batch % self.processes:
+            raise ValueError(
+                f"train.batch is {self.batch} and train.processes is {self.processes}; the batch is all processes' "
+                "together, so it must be a multiple"
+            )
+        if self.parallel == "fsdp" and self.processes == 1:
+            raise ValueError("train.parallel is fsdp and train.processes is 1; one process has nothing to share with")
+        return self
 
     @model_validator(mode="after")
     def _shares(self) -> "Train":
@@ -525,6 +545,16 @@ class Runtime(Section):
     )
     offload: Literal["none", "text_encoders", "all"] = Field(
         "none", description="generation: which parts of a model are on the device only while they work"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="training: compute activations again instead of keeping them; less memory, a third slower"
+    )
+    keep_checkpoints: Count = Field(2, description="training: the newest so many are kept to resume from")
+    trackers: tuple[str, ...] = Field(
+        (), description="training: trackers of accelerate that follow it, for example tensorboard or wandb"
+    )
+    peak_tflops: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="training: dense peak of one device, for its utilisation; default: known for common GPUs"
     )
     retries: Annotated[int, Field(ge=0, le=20)] = Field(2, description="per shard, for transient errors only")
     max_tasks_per_worker: Annotated[int, Field(ge=0)] = Field(0, description="recycle a worker process; 0: never")

@@ -62,7 +62,10 @@ from flows.workspace import PROJECT
 
 PLAN_FILE = "plan.json"
 PAUSE_SECONDS = 2.0
-OPTIONS = ("objaverse_cache", "offline", "offload")
+OPTIONS = (
+    *("objaverse_cache", "offline", "offload"),
+    *("gradient_checkpointing", "keep_checkpoints", "trackers", "peak_tflops"),
+)
 """Runtime settings that stages see; so they do those of a language model's server, llm_*."""
 
 

@@ -1,12 +1,10 @@
 """What every customization model takes and gives; a base model is one implementation of `Customizer`."""
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import reduce
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.schema import Guidance, ModelRef, ReferenceForm
 from models.guidance import DualGuidance, Norms, OnStep
-from models.registry import DTYPES, ModelError, locate
+from models.registry import load_with
 
 LOADERS = {
     "flux": "models.flux.customizer:FluxCustomizer.from_pretrained",
@@ -138,7 +136,7 @@ class Customizer(Protocol):
 
     @property
     def network(self) -> nn.Module:
-        """The denoising network."""
+        """The denoising network: what holds the adapter, and is called in `losses`."""
 
     @property
     def tokenizers(self) -> Sequence[PreTrainedTokenizerBase]: ...
@@ -185,8 +183,14 @@ class Customizer(Protocol):
     def load_adapter(self, file: Path) -> dict[str, str]:
         """Load such a file for inference; returns its metadata."""
 
-    def losses(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
-        """Loss (B,) float32 of every sample, on the target alone; all randomness from the CPU `generator`."""
+    def recompute_activations(self) -> None:
+        """From now on keep no activations of the network's blocks for the backward pass; losses stay bit-equal."""
+
+    def losses(self, batch: TrainingBatch, generators: Sequence[torch.Generator]) -> Tensor:
+        """Loss (B,) float32 of every sample, on the target alone.
+
+        All that is random of a sample comes from its own CPU generator, so that it does not depend on the batch.
+        """
 
 
 def load_customizer(ref: ModelRef, device: str, dtype: str, references: ReferenceForm) -> Customizer:
@@ -194,18 +198,6 @@ def load_customizer(ref: ModelRef, device: str, dtype: str, references: Referenc
 
     ModelError if it cannot be loaded or if no customization model is known for its architecture.
     """
-    if ref.architecture not in LOADERS:
-        raise ModelError(
-            f"model {ref.name}: architecture {ref.architecture!r} cannot be customized; known: {', '.join(LOADERS)}"
-        )
-    if dtype not in DTYPES:
-        raise ModelError(f"model {ref.name}: dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
-    folder = locate(ref)
-    module, _, attribute = LOADERS[ref.architecture].partition(":")
-    loader: Any = reduce(getattr, attribute.split("."), importlib.import_module(module))
-    try:
-        customizer = loader(folder, device, DTYPES[dtype])
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"model {ref.name}: {folder} cannot be loaded as {ref.architecture}: {error}") from error
+    customizer: Customizer = load_with(LOADERS, ref, device, dtype)
     customizer.references = references
     return customizer

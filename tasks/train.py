@@ -7,8 +7,6 @@ pairs `pairs.json` (their tars by digest, and how many samples of each were skip
 """
 
 import json
-import logging
-import time
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -16,19 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from data.digests import DigestCache
 from data.ids import canonical_json, digest_of
-from data.images import decode_png
-from data.pairs import PairOrder, pair_tars
+from data.pairs import pair_tars
 from data.reader import ShardReader
 from data.shards import ShardIndex, ShardWriter, read_all
 from data.stage import ShardSpec, StageContext
-from models.customizer import Customizer, load_customizer
-from models.training.features import FeatureStore
+from models.training.job import TrainingJob, image_size, open_run
 from models.training.live import TrainingLog, write_log
-from models.training.pairs import PairMix, PairStore
+from models.training.pairs import PairMix
+from models.training.processes import run_processes
 from models.training.record import CheckpointRecord
-from models.training.trainer import History, Run, train
+from models.training.settings import Settings
+from models.training.trackers import check_trackers
+from models.training.trainer import History, train
 
 KEY = "customizer"
 FILES = {
@@ -38,8 +36,6 @@ FILES = {
     "pairs.json": "pairs.json",
 }
 """Members of the shard and the files that they are published as; `pairs.json` only with text-image pairs."""
-
-log = logging.getLogger(__name__)
 
 
 def plan(ctx: StageContext) -> list[ShardSpec]:
@@ -54,52 +50,33 @@ def plan(ctx: StageContext) -> list[ShardSpec]:
 def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     """Train to the end, from the last checkpoint of this signature if there is one."""
     section = ctx.recipe.train
-    reader = ShardReader(ctx.output_dir("shard"), ctx.recipe.seed, records_only=True)
-    customizer = load_customizer(ctx.recipe.models.customizer, ctx.device, section.dtype, section.reference_form)
-    features = FeatureStore(ctx.work_dir / "features", reader.index, section, ctx.recipe.seed)
-    started = time.monotonic()
-    encoded = features.prepare(customizer, reader.directory)
-    log.info("train: features of %d shards encoded in %.0f s", encoded, time.monotonic() - started)
-    pairs = open_pairs(ctx, customizer, reader)
-
-    live = TrainingLog(ctx.work_dir / "live", section.log_every, section.steps)
-    pace = _Pace(section.steps, section.batch * section.accumulate, section.log_every)
-
-    def on_step(row: dict[str, Any]) -> None:
-        live(row)
-        pace(row)
-
-    run = Run(customizer, reader, features, section, ctx.recipe.seed, ctx.work_dir / "checkpoints", ctx.device, pairs)
-    history = train(run, on_step)
+    job = TrainingJob(
+        section=section,
+        seed=ctx.recipe.seed,
+        base=ctx.recipe.models.customizer,
+        workspace=ctx.workspace,
+        dataset=ctx.output_dir("shard"),
+        folder=ctx.work_dir,
+        settings=Settings.of(ctx.options),
+    )
+    check_trackers(job.settings.trackers)
+    device = ctx.device
+    if section.processes > 1:
+        run_processes(job, device)
+        device = "cpu"  # What is left is to read the last checkpoint, and a shared-out base fits on no GPU alone.
+    run = open_run(job, device)
+    live = TrainingLog(job.live, section.log_every, section.steps)
+    history = train(run, live)
     live.close()
-    record = checkpoint_record(ctx, reader, pairs)
+    record = checkpoint_record(ctx, run.reader, run.pairs)
     files = {
-        "safetensors": customizer.adapter_file(record.header()),
+        "safetensors": run.customizer.adapter_file(record.header()),
         "metrics.jsonl": _lines(history.metrics),
         "ledger.jsonl": _lines(history.ledger),
     }
-    if pairs is not None:
-        files["pairs.json"] = canonical_json({"tars": [asdict(tar) for tar in pairs.store.tars]})
+    if run.pairs is not None:
+        files["pairs.json"] = canonical_json({"tars": [asdict(tar) for tar in run.pairs.store.tars]})
     out.add(KEY, record, files)
-
-
-def open_pairs(ctx: StageContext, customizer: Customizer, reader: ShardReader) -> PairMix | None:
-    """The text-image pairs of the recipe, encoded at the size of the dataset's images; None if it names none."""
-    section = ctx.recipe.train
-    if section.pairs is None:
-        return None
-    digests = DigestCache.of_workspace(ctx.workspace)
-    store = PairStore(ctx.work_dir / "pairs", ctx.workspace / section.pairs, digests)
-    started = time.monotonic()
-    store.prepare(customizer, *image_size(reader))
-    log.info("train: %d text-image pairs, ready after %.0f s", len(store), time.monotonic() - started)
-    return PairMix(store, PairOrder(len(store), section.pairs_share, ctx.recipe.seed))
-
-
-def image_size(reader: ShardReader) -> tuple[int, int]:
-    """Height and width of the dataset's images, in pixels."""
-    first = next(read_all(reader.directory, reader.index))
-    return decode_png(first.files[f"{first.record['samples'][0]['index']}.png"]).shape[:2]
 
 
 def checkpoint_record(ctx: StageContext, reader: ShardReader, pairs: PairMix | None) -> CheckpointRecord:
@@ -124,28 +101,6 @@ def checkpoint_record(ctx: StageContext, reader: ShardReader, pairs: PairMix | N
         width=width,
         step=section.steps,
     )
-
-
-class _Pace:
-    """Says every `every` steps how training goes; rates are of this process, not of steps done before."""
-
-    def __init__(self, steps: int, samples: int, every: int) -> None:
-        self.steps, self.samples, self.every = steps, samples, every
-        self.first: tuple[int, float] | None = None
-
-    def __call__(self, row: dict[str, Any]) -> None:
-        done, now = row["step"] + 1, time.monotonic()
-        if self.first is None or now - self.first[1] < 1e-3:
-            self.first = (done, now)
-            return
-        if done % self.every and done != self.steps:
-            return
-        rate = (done - self.first[0]) / (now - self.first[1])
-        left = (self.steps - done) / rate
-        log.info(
-            "train: step %d/%d, loss %.4f, %.1f samples/s, %d min %02d s left",
-            *(done, self.steps, row["loss"], rate * self.samples, left // 60, left % 60),
-        )
 
 
 def _lines(rows: list[dict[str, Any]]) -> bytes:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from models import lora
+from models import lora, recompute
 from models.customizer import (
     CustomizeRequest,
     CustomizeSettings,
@@ -75,6 +75,8 @@ class FluxCustomizer(FluxModel):
         super().__init__(**parts)
         install(self.transformer)
         self.references: Literal["separate", "joint"] = "separate"
+        self.lockstep = False
+        """Call the transformer as often for every batch, which a base that is shared out among processes demands."""
         self._blank: dict[tuple[int, int], Tensor] = {}
 
     @property
@@ -155,12 +157,24 @@ class FluxCustomizer(FluxModel):
         In the separate form it holds for every step and every guidance branch.
         """
         clean = [[self._reference(own) for own in of_sample] for of_sample in references]
-        if not any(clean):
-            return None
         if self.references == "joint":
-            return _joint(clean, grid)
+            return _joint(clean, grid) if any(clean) else None
+        if self.lockstep:
+            _check_one_size(clean)
+        if any(clean):
+            return self._keys(clean, grid)
+        return self._unseen(len(clean), grid) if self.lockstep else None
+
+    def _keys(self, references: Sequence[Sequence[Reference]], grid: tuple[int, int]) -> ReferenceKeys:
         guidance = TRAINING_GUIDANCE if self.transformer.config.guidance_embeds else None
-        return reference_keys(self.transformer, clean, grid[0], self._no_text.pooled, guidance)
+        return reference_keys(self.transformer, references, grid[0], self._no_text.pooled, guidance)
+
+    def _unseen(self, batch: int, grid: tuple[int, int]) -> ReferenceKeys:
+        """Of a blank reference that no target sees."""
+        tokens = torch.zeros(1, grid[0] * grid[1], 4 * self.latent_channels)
+        blank = Reference(self._conditioned(tokens, grid)[0], *grid)
+        keys = self._keys([[blank]], grid).select(torch.zeros(batch, dtype=torch.int64, device=self.device))
+        return replace(keys, visible=torch.zeros(batch, len(blank.tokens), dtype=torch.bool, device=self.device))
 
     def predict(
         self,
@@ -215,7 +229,10 @@ class FluxCustomizer(FluxModel):
             self._blank[grid] = self.encode_depth(black).to(self.dtype)
         return torch.cat([tokens_bnc, self._blank[grid].expand(len(tokens_bnc), -1, -1)], dim=-1)
 
-    def losses(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
+    def recompute_activations(self) -> None:
+        recompute.blocks(self.transformer)
+
+    def losses(self, batch: TrainingBatch, generators: Sequence[torch.Generator]) -> Tensor:
         """Flow loss of thesis Eq. 5.3 per sample: mean |v - (eps - x)|^2 over the target's tokens, in float32.
 
         Noise levels are logit-normal, shifted in time as the base model's scheduler does. Targets are of one size. A
@@ -223,8 +240,8 @@ class FluxCustomizer(FluxModel):
         """
         grid = tuple(int(side) for side in batch.targets[0]["grid"])
         clean = torch.stack([own["tokens"] for own in batch.targets])
-        noise = torch.randn(clean.shape, generator=generator)
-        sigma = training_sigmas(self.scheduler.config, clean.shape[1], len(clean), generator)
+        noise = torch.stack([torch.randn(clean.shape[1:], generator=own) for own in generators])
+        sigma = training_sigmas(self.scheduler.config, clean.shape[1], generators)
         noisy = torch.lerp(clean, noise, sigma[:, None, None])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             references = self.prepare(batch.references, grid)
@@ -321,6 +338,15 @@ def _groups(requests: Sequence[CustomizeRequest]) -> tuple[list[tuple[np.ndarray
     return list(groups.values()), [order[name] for name in names]
 
 
+def _check_one_size(references: list[list[Reference]]) -> None:
+    sizes = sorted({(own.height, own.width) for of_sample in references for own in of_sample})
+    if len(sizes) > 1:
+        named = ", ".join(f"{height} x {width}" for height, width in sizes)
+        raise ValueError(
+            f"references of a batch have {named} tokens; with train.parallel fsdp they need one size, with ddp not"
+        )
+
+
 def _joint(references: list[list[Reference]], grid: tuple[int, int]) -> JointReferences:
     """Pad the samples to the longest list; ValueError if their j-th references differ in size, since ids are shared."""
     longest = max(references, key=len)
@@ -347,8 +373,8 @@ def _joint(references: list[list[Reference]], grid: tuple[int, int]) -> JointRef
     return JointReferences(tokens, torch.cat(ids), None if bool(visible.all()) else visible)
 
 
-def training_sigmas(config: FrozenDict, image_tokens: int, batch: int, generator: torch.Generator) -> Tensor:
-    """Noise levels (batch,) in (0, 1): sigmoid of a standard normal, then the time shift of the base's scheduler."""
-    sigma = torch.sigmoid(torch.randn(batch, generator=generator))
+def training_sigmas(config: FrozenDict, image_tokens: int, generators: Sequence[torch.Generator]) -> Tensor:
+    """A noise level in (0, 1) from every generator: sigmoid of a standard normal, then the base's time shift."""
+    sigma = torch.sigmoid(torch.stack([torch.randn((), generator=own) for own in generators]))
     shift = math.exp(resolution_shift(config, image_tokens)) if config.use_dynamic_shifting else config.shift
     return shift * sigma / (1 + (shift - 1) * sigma)

@@ -9,7 +9,7 @@ references; its text queries to own text and own image, as in masked shared atte
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -78,12 +78,21 @@ def layer_bytes(transformer: FluxTransformer2DModel, tokens: int) -> int:
     return 2 * tokens * width * transformer.dtype.itemsize
 
 
+@dataclass
+class Recorded:
+    """Image keys, before RoPE, and values (B, N, H, D) of a forward pass, by the name of the attention processor.
+
+    A class of its own, since wrappers of modules hand on copies of plain dictionaries.
+    """
+
+    parts: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
 class ReferenceProcessor:
     """Attention of FLUX double and single blocks; without references it computes what diffusers' own does.
 
     `joint_attention_kwargs` of the transformer carry what it needs: `text_tokens` (single blocks see text and image
-    as one sequence), and either `references` to attend to or a `record` to fill with this module's image keys, before
-    RoPE, and values.
+    as one sequence), and either `references` to attend to or a `record` to fill.
     """
 
     def __init__(self, name: str) -> None:
@@ -98,11 +107,11 @@ class ReferenceProcessor:
         image_rotary_emb: Rotary | None = None,
         text_tokens: int = 0,
         references: ReferenceKeys | None = None,
-        record: dict[str, tuple[Tensor, Tensor]] | None = None,
+        record: Recorded | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         query, key, value = project_qkv(attn, hidden_states, encoder_hidden_states)
         if record is not None:
-            record[self.name] = (key[:, text_tokens:], value[:, text_tokens:])
+            record.parts[self.name] = (key[:, text_tokens:], value[:, text_tokens:])
         if image_rotary_emb is not None:
             query, key = apply_rope(query, image_rotary_emb), apply_rope(key, image_rotary_emb)
         if references is None:
@@ -171,7 +180,7 @@ def reference_keys(
     recorded: list[tuple[list[int], Rotary, dict[str, tuple[Tensor, Tensor]]]] = []
     for (height, width), places in by_size.items():
         tokens = torch.stack([flat[place].tokens for place in places])
-        record: dict[str, tuple[Tensor, Tensor]] = {}
+        record = Recorded()
         transformer(
             hidden_states=tokens,
             encoder_hidden_states=tokens.new_zeros(len(places), 0, transformer.config.joint_attention_dim),
@@ -184,7 +193,7 @@ def reference_keys(
         )
         turned = [transformer.pos_embed(image_ids(height, width, offsets[place], tokens.device)) for place in places]
         rotary = (torch.stack([cos for cos, _ in turned]), torch.stack([sin for _, sin in turned]))
-        recorded.append((places, rotary, record))
+        recorded.append((places, rotary, record.parts))
 
     counts = [sum(reference.tokens.shape[0] for reference in own) for own in references]
     longest = max(counts)

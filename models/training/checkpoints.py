@@ -9,7 +9,6 @@ import torch
 
 from data.shards import write_atomic
 
-KEEP = 2
 _NAME = re.compile(r"step-(\d{8})\.pt")
 
 
@@ -17,14 +16,14 @@ class CheckpointError(Exception):
     """A checkpoint that cannot be resumed from; the message names the file and the fix."""
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write the state after `step` finished steps and delete all but the newest `KEEP`."""
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
+    """Write the state after `step` finished steps and delete all but the newest `keep`, at least 1."""
     folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save({"step": step, **state}, buffer)
     path = folder / f"step-{step:08d}.pt"
     write_atomic(path, buffer.getvalue())
-    for old in checkpoints(folder)[:-KEEP]:
+    for old in checkpoints(folder)[:-keep]:
         old.unlink()
     return path
 
@@ -32,6 +31,12 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
 def checkpoints(folder: Path) -> list[Path]:
     """Checkpoint files, oldest first."""
     return sorted(path for path in folder.glob("step-*.pt") if _NAME.fullmatch(path.name))
+
+
+def newest_step(folder: Path) -> int:
+    """Finished steps of the newest checkpoint, 0 without one."""
+    found = checkpoints(folder)
+    return int(_NAME.fullmatch(found[-1].name)[1]) if found else 0
 
 
 def load_checkpoint(folder: Path, device: str) -> dict[str, Any] | None:

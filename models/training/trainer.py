@@ -1,8 +1,9 @@
 """The training loop of a customization model: deterministic, and resumed exactly from its last checkpoint.
 
-All randomness of a step comes from the run seed and the step's number, and so do the text-image pairs in it; the
-position among the sets comes from the reader's state. So weights, optimizer, position and step are the whole state of a
-run.
+All randomness of a sample comes from the run seed, the step's number and its place in the step, and so do the
+text-image pairs in it; the position among the sets comes from the reader's state. So weights, their moving average,
+optimizer, position and step are the whole state of a run. Every process reads the whole order of samples and computes
+its rows of each batch: how many there are changes nothing but the order in which numbers are added.
 """
 
 import contextlib
@@ -10,26 +11,40 @@ import io
 import math
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
 from prodigyopt import Prodigy
-from torch import nn
+from torch import Tensor, nn
 
 from configs.schema import Train
 from data.ids import seed_for
 from data.reader import ShardReader
 from data.shards import Sample
 from models.customizer import Customizer
+from models.flops import FlopCounter, peak_tflops
 from models.training.batches import Row, consumed, draw, make_batch, named, pick
 from models.training.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from models.training.features import FeatureStore
+from models.training.pace import Pace
 from models.training.pairs import PairMix
+from models.training.parallel import LossModule, make_accelerator, shard_base, share_of
+from models.training.settings import Settings
+from models.training.trackers import start_trackers, stop_trackers
 
 
 class TrainingError(Exception):
-    """Training that cannot go on; the message names the step, the samples and what to try."""
+    """Training that cannot go on; the message names the step, the samples and what to try.
+
+    `transient`: another attempt, from the last checkpoint, may help.
+    """
+
+    def __init__(self, message: str, transient: bool = False) -> None:
+        super().__init__(message)
+        self.transient = transient
 
 
 @dataclass(frozen=True)
@@ -43,6 +58,7 @@ class Run:
     seed: int
     folder: Path
     device: str = "cpu"
+    settings: Settings = field(default_factory=Settings)
     pairs: PairMix | None = None
 
 
@@ -60,32 +76,50 @@ def train(run: Run, on_step: Callable[[Row], None] | None = None) -> History:
     `on_step` gets the metrics row of every step, the ones before a resumption included. Raises TrainingError on a
     loss or gradient that is not finite, CheckpointError if the checkpoint belongs to another run.
     """
-    section = run.section
+    section, settings, device = run.section, run.settings, torch.device(run.device)
+    accelerator = make_accelerator(run.device, section.accumulate, settings, run.folder.parent / "trackers")
     run.customizer.add_adapter(section.lora_rank, section.lora_targets, seed_for(run.seed, "train", "adapter"))
+    if section.parallel == "fsdp" and accelerator.num_processes > 1:
+        shard_base(run.customizer, accelerator.num_processes, device)
+    if settings.gradient_checkpointing:
+        run.customizer.recompute_activations()
     parameters = list(run.customizer.adapter_parameters().values())
     optimizer = make_optimizer(parameters, section)
-    history = _resume(run, optimizer)
+    average = EMAModel(parameters, decay=section.ema_decay) if section.ema_decay else None
+    history = _resume(run, optimizer, average)
     for row in history.metrics if on_step else ():
         on_step(row)
+    done = len(history.metrics)
+    if done < section.steps and accelerator.num_processes != section.processes:
+        raise TrainingError(
+            f"train.processes is {section.processes} and {accelerator.num_processes} are running; start as many"
+        )
+    loop = _Loop(run, accelerator, accelerator.prepare_model(LossModule(run.customizer)), parameters, optimizer)
+    peak = settings.peak_tflops or peak_tflops(device, section.dtype)
+    pace = Pace(section.steps, section.batch * section.accumulate, section.log_every, peak and peak * 1e12)
+    if done < section.steps:
+        start_trackers(accelerator, section.model_dump(mode="json"))
     samples = _endless(run.reader)
-    for step in range(len(history.metrics), section.steps):
-        metrics, taken = _step(run, step, samples, parameters, optimizer)
+    for step in range(done, section.steps):
+        with FlopCounter() if step == done else contextlib.nullcontext() as counter:
+            metrics, taken = loop.step(step, samples)
+        if counter is not None:
+            pace.flops = counter.total
+        if average is not None:
+            average.step(parameters)
         history.metrics.append(metrics)
         history.ledger.append(taken)
+        if accelerator.is_main_process:
+            shown = {name: value for name, value in metrics.items() if name != "step"}
+            accelerator.log({**shown, **pace(metrics)}, step=step)
         if on_step:
             on_step(metrics)
-        if (step + 1) % section.checkpoint_every == 0 or step + 1 == section.steps:
-            save_checkpoint(
-                run.folder,
-                step + 1,
-                {
-                    "adapter": run.customizer.adapter_state(),
-                    "optimizer": optimizer.state_dict(),
-                    "reader": run.reader.state_dict(),
-                    "metrics": history.metrics,
-                    "ledger": history.ledger,
-                },
-            )
+        ends = (step + 1) % section.checkpoint_every == 0 or step + 1 == section.steps
+        if ends and accelerator.is_main_process:
+            _save(run, optimizer, average, history)
+    stop_trackers(accelerator)
+    if average is not None:
+        average.copy_to(parameters)
     return history
 
 
@@ -103,13 +137,27 @@ def learning_rate(section: Train, step: int) -> float:
     return section.learning_rate * share
 
 
-def _resume(run: Run, optimizer: torch.optim.Optimizer) -> History:
+def _save(run: Run, optimizer: torch.optim.Optimizer, average: EMAModel | None, history: History) -> None:
+    state = {
+        "adapter": run.customizer.adapter_state(),
+        "optimizer": optimizer.state_dict(),
+        "average": None if average is None else average.state_dict(),
+        "reader": run.reader.state_dict(),
+        "metrics": history.metrics,
+        "ledger": history.ledger,
+    }
+    save_checkpoint(run.folder, len(history.metrics), state, run.settings.keep_checkpoints)
+
+
+def _resume(run: Run, optimizer: torch.optim.Optimizer, average: EMAModel | None) -> History:
     state = load_checkpoint(run.folder, run.device)
     if state is None:
         return History([], [])
     try:
         run.customizer.set_adapter_state(state["adapter"])
         optimizer.load_state_dict(state["optimizer"])
+        if average is not None:
+            average.load_state_dict(state["average"])
         run.reader.load_state_dict(state["reader"])
     except (KeyError, ValueError) as error:
         raise CheckpointError(
@@ -125,39 +173,52 @@ def _endless(reader: ShardReader) -> Iterator[Sample]:
         yield from reader
 
 
-def _step(
-    run: Run,
-    step: int,
-    samples: Iterator[Sample],
-    parameters: list[nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-) -> tuple[Row, Row]:
-    section = run.section
-    rng = random.Random(seed_for(run.seed, "train", f"examples-{step}"))
-    generator = torch.Generator().manual_seed(seed_for(run.seed, "train", f"noise-{step}"))
-    taken: list[Row] = []
-    total = 0.0
-    optimizer.zero_grad(set_to_none=True)
-    for part in range(section.accumulate):
-        first = (step * section.accumulate + part) * section.batch
-        picked = pick(samples, run.pairs, first, section.batch)
-        examples = [draw(source, section, rng) for source in picked]
-        rows = [consumed(source, example) for source, example in zip(picked, examples, strict=True)]
-        taken += rows
-        losses = run.customizer.losses(make_batch(run.features, picked, examples), generator)
-        _check_finite(step, losses.detach().cpu(), rows)
-        loss = losses.mean() / section.accumulate
-        loss.backward()
-        total += loss.item()
-    norm = nn.utils.clip_grad_norm_(parameters, section.max_grad_norm).item()
-    if not math.isfinite(norm):
-        raise TrainingError(f"step {step}: gradient norm is {norm}, {_advice(taken)}")
-    group = optimizer.param_groups[0]
-    group["lr"] = learning_rate(section, step)
-    optimizer.step()
-    metrics = {"step": step, "loss": total, "gradient_norm": norm, "step_size": group["lr"] * group.get("d", 1.0)}
-    shards = list(dict.fromkeys(run.reader.digest_of(row["set"]) for row in taken if "set" in row))
-    return metrics, {"step": step, "shards": shards, "samples": taken}
+@dataclass(frozen=True)
+class _Loop:
+    """One optimizer step after the other."""
+
+    run: Run
+    accelerator: Accelerator
+    module: nn.Module
+    parameters: list[nn.Parameter]
+    optimizer: torch.optim.Optimizer
+
+    def step(self, step: int, samples: Iterator[Sample]) -> tuple[Row, Row]:
+        """Metrics and ledger of the step, equal on all processes."""
+        run, section, accelerator = self.run, self.run.section, self.accelerator
+        rng = random.Random(seed_for(run.seed, "train", f"examples-{step}"))
+        mine = share_of(section.batch, accelerator)
+        taken: list[Row] = []
+        own: list[Tensor] = []
+        self.optimizer.zero_grad(set_to_none=True)
+        for part in range(section.accumulate):
+            first = (step * section.accumulate + part) * section.batch
+            picked = pick(samples, run.pairs, first, section.batch)
+            examples = [draw(source, section, rng) for source in picked]
+            taken += [consumed(source, example) for source, example in zip(picked, examples, strict=True)]
+            places = range(part * section.batch, (part + 1) * section.batch)[mine]
+            seeds = [seed_for(run.seed, "train", f"noise-{step}-{place}") for place in places]
+            batch = make_batch(run.features, picked[mine], examples[mine])
+            with accelerator.accumulate(self.module):
+                losses = self.module(batch, [torch.Generator().manual_seed(seed) for seed in seeds])
+                accelerator.backward(losses.mean())
+            own.append(losses.detach())
+        losses = accelerator.gather(torch.stack(own, dim=1)).T.flatten().cpu()
+        _check_finite(step, losses, taken)
+        norm = accelerator.clip_grad_norm_(self.parameters, section.max_grad_norm).item()
+        if not math.isfinite(norm):
+            raise TrainingError(f"step {step}: gradient norm is {norm}, {_advice(taken)}")
+        group = self.optimizer.param_groups[0]
+        group["lr"] = learning_rate(section, step)
+        self.optimizer.step()
+        metrics = {
+            "step": step,
+            "loss": losses.double().mean().item(),
+            "gradient_norm": norm,
+            "step_size": group["lr"] * group.get("d", 1.0),
+        }
+        shards = list(dict.fromkeys(run.reader.digest_of(row["set"]) for row in taken if "set" in row))
+        return metrics, {"step": step, "shards": shards, "samples": taken}
 
 
 def _check_finite(step: int, losses: torch.Tensor, rows: list[Row]) -> None:

@@ -165,7 +165,8 @@ def objective(losses: Tensor, settings: Settings) -> Tensor:
 def losses_of(customizer: Customizer, images: Sequence[Features], texts: Sequence[Features], seed: int) -> Tensor:
     """The model's text-to-image loss (B,): no sample has references."""
     batch = TrainingBatch(images, texts, [()] * len(images))
-    return customizer.losses(batch, torch.Generator().manual_seed(seed))
+    seeds = [seed_for(seed, "tune", str(row)) for row in range(len(images))]
+    return customizer.losses(batch, [torch.Generator().manual_seed(own) for own in seeds])
 
 
 def _features(customizer: Customizer, images: Sequence[np.ndarray], batch: int) -> list[Features]:
@@ -173,5 +174,5 @@ def _features(customizer: Customizer, images: Sequence[np.ndarray], batch: int) 
     found: list[Features] = []
     for start in range(0, len(images), batch):
         part = images[start : start + batch]
-        found += customizer.image_features(part, [np.ones(image.shape[:2], bool) for image in part])
+        found += customizer.target_features(part)
     return found

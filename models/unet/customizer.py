@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from configs.schema import NoisedReferences
-from models import latents, lora
+from models import latents, lora, recompute
 from models.customizer import (
     CustomizeRequest,
     CustomizeSettings,
@@ -228,18 +228,27 @@ class UNetCustomizer(UNetModel):
         with self._exchange.attending(references):
             return self.velocity(noisy, timesteps, text, image_tokens)
 
-    def losses(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
+    def recompute_activations(self) -> None:
+        # The backward pass comes when `predict` has left: its references are put back for the blocks it runs again.
+        recompute.blocks(self.unet, lambda: self._exchange.attending(self._exchange.references))
+
+    def losses(self, batch: TrainingBatch, generators: Sequence[torch.Generator]) -> Tensor:
         """Velocity loss per sample: mean |v - (alpha_t eps - sigma_t x)|^2 over the target, in float32.
 
         Timesteps are uniform; the global image is one of the references, each as likely. Targets are of one size. A
         bfloat16 model computes under autocast, with what is trained in float32.
         """
         clean = torch.stack([own["latents"] for own in batch.targets])
-        noise = torch.randn(clean.shape, generator=generator)
-        timesteps = torch.randint(len(self.levels), (len(clean),), generator=generator)
-        picks = torch.rand(len(clean), generator=generator).tolist()
-        chosen = [own[int(pick * len(own))] if own else None for own, pick in zip(batch.references, picks, strict=True)]
-        noises = [[torch.randn(one["latents"].shape, generator=generator) for one in own] for own in batch.references]
+        noise = torch.stack([torch.randn(clean.shape[1:], generator=drawn) for drawn in generators])
+        timesteps = torch.stack([torch.randint(len(self.levels), (), generator=drawn) for drawn in generators])
+        chosen = [
+            own[int(torch.randint(len(own), (), generator=drawn))] if own else None
+            for own, drawn in zip(batch.references, generators, strict=True)
+        ]
+        noises = [
+            [torch.randn(one["latents"].shape, generator=drawn) for one in own]
+            for own, drawn in zip(batch.references, generators, strict=True)
+        ]
         references = [[self.reference(one) for one in own] for own in batch.references]
         noisy = self.levels.noisy(clean, noise, timesteps)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):

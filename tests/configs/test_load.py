@@ -128,6 +128,24 @@ def test_how_references_enter_must_fit_the_model(recipe: str, overrides: tuple[s
         load_recipe(recipe, overrides)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "words"),
+    [
+        (
+            "miniature",
+            ("train.processes=3",),
+            "train.batch is 16 and train.processes is 3; the batch is all",
+        ),
+        ("miniature", ("train.parallel=fsdp",), "train.parallel is fsdp and train.processes is 1; one process has"),
+        ("miniature-unet", ("train.parallel=fsdp", "train.processes=2"), "a U-Net fits on every GPU and allows ddp"),
+        ("miniature", ("train.ema_decay=1",), "train.ema_decay is 1; allowed: numbers at least 0 and below 1"),
+    ],
+)
+def test_processes_must_fit_the_batch_and_the_model(recipe: str, overrides: tuple[str, ...], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_recipe(recipe, overrides)
+
+
 def test_what_only_unets_have_is_written_for_them_alone() -> None:
     """So recipes, and with them stages, of other models keep their digests."""
     plain, unet = (

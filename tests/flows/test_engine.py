@@ -33,6 +33,7 @@ from flows.history import receipts_in
 from flows.requeue import requeue_failed
 from flows.runners import serial
 from flows.worker import DiskFullError, StageError
+from models.training.settings import Settings
 
 
 def run(folder: Path, stage: str = "assets", runtime: Runtime = RUNTIME) -> StageResult:
@@ -94,6 +95,14 @@ def test_a_receipt_copied_from_another_signature_is_not_honoured(
         os.link(path, ctx.work_dir / path.name)
     assert run(tmp_path).reused == 0
     assert "made for signature" in capsys.readouterr().err
+
+
+def test_stages_see_how_to_train_and_nothing_else_of_how_to_run(tmp_path: Path) -> None:
+    runtime = RUNTIME.model_copy(update={"trackers": ("tensorboard",), "keep_checkpoints": 4, "peak_tflops": 100.0})
+    ctx = engine.stage_context(load_graph(bare_workspace(tmp_path)), "assets", tmp_path, runtime)
+    settings = Settings.of(ctx.options)
+    assert settings == Settings(trackers=("tensorboard",), keep_checkpoints=4, peak_tflops=100.0)
+    assert not {"workers", "runner", "device", "log_level"} & ctx.options.keys()
 
 
 def test_a_tampered_shard_is_named_and_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

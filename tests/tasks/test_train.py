@@ -1,15 +1,21 @@
 import hashlib
 import json
+import logging
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import stage_runs
 import tiny_flux
 import torch
 from diffusers import FluxControlPipeline, FluxTransformer2DModel
 from generated_sets import random_set
+from safetensors.torch import load_file
 
 from configs.load import load_recipe
 from configs.schema import ModelRef, Recipe
@@ -19,7 +25,10 @@ from data.pairs import PairsError
 from data.shards import ShardIndex, ShardWriter, sha256_file
 from data.stage import StageContext
 from models.lora import FILE_NAME, read_metadata
+from models.training.checkpoints import newest_step
 from models.training.record import CheckpointRecord
+from models.training.trackers import TrackerError
+from models.training.trainer import TrainingError
 from models.training.trainer import train as train_loop
 from tasks import train
 from tasks.reporting.training import note
@@ -213,6 +222,60 @@ def test_a_killed_run_with_pairs_publishes_the_same_bytes(
         stage_runs.run_stage(train, context_of(cut, mixed))
     stage_runs.run_stage(train, context_of(cut, mixed))
     assert digests(cut / "artifacts" / "train") == digests(whole / "artifacts" / "train")
+
+
+def test_two_processes_that_were_killed_go_on_and_publish_what_one_process_does(
+    tmp_path: Path, recipe: Recipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Real worker processes: one is killed after the first checkpoint, then the stage is run again."""
+    alone = workspace_with_dataset(tmp_path / "alone", recipe)
+    stage_runs.run_stage(train, context_of(alone, recipe))
+    shared = recipe.model_copy(update={"train": recipe.train.model_copy(update={"processes": 2})})
+    two = workspace_with_dataset(tmp_path / "two", shared)
+    ctx = context_of(two, shared)
+    killer = threading.Thread(target=kill_second_worker, args=(ctx.work_dir,), daemon=True)
+    killer.start()
+    with pytest.raises(TrainingError, match="process 1 of the training died: SIGKILL"):
+        stage_runs.run_stage(train, ctx)
+    killer.join()
+    before = newest_step(ctx.work_dir / "checkpoints")
+    assert 0 < before < shared.train.steps
+    with caplog.at_level(logging.INFO):
+        stage_runs.run_stage(train, ctx)
+    assert any(message.startswith("train: step 6/6, loss") for message in caplog.messages)
+    folders = [workspace / "artifacts" / "train" for workspace in (alone, two)]
+    assert (folders[0] / "ledger.jsonl").read_bytes() == (folders[1] / "ledger.jsonl").read_bytes()
+    one, other = ([json.loads(line)["loss"] for line in (own / "metrics.jsonl").open()] for own in folders)
+    assert one == pytest.approx(other, rel=1e-3)
+    one, other = (load_file(own / FILE_NAME) for own in folders)
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, rtol=0.05, atol=1e-3)
+    assert digests(ctx.work_dir / "live") == digests(folders[1] / "dvclive")
+
+
+def kill_second_worker(work_dir: Path) -> None:
+    """After the first checkpoint."""
+    while newest_step(work_dir / "checkpoints") == 0:
+        time.sleep(0.01)
+    for child in psutil.Process().children():
+        if child.environ().get("RANK") == "1":
+            child.kill()
+
+
+def test_a_tracker_that_cannot_be_used_is_refused_before_anything_is_computed(tmp_path: Path, recipe: Recipe) -> None:
+    ctx = replace(context_of(workspace_with_dataset(tmp_path, recipe), recipe), options={"trackers": ("abacus",)})
+    with pytest.raises(TrackerError, match="runtime trackers names 'abacus'; allowed: "):
+        stage_runs.run_stage(train, ctx)
+    assert not (ctx.work_dir / "features").exists()
+
+
+def test_checkpointing_and_what_is_kept_change_no_byte(tmp_path: Path, recipe: Recipe) -> None:
+    found = []
+    for name, options in (("plain", {}), ("other", {"gradient_checkpointing": True, "keep_checkpoints": 1})):
+        workspace = workspace_with_dataset(tmp_path / name, recipe)
+        stage_runs.run_stage(train, replace(context_of(workspace, recipe), options=options))
+        found.append(digests(workspace / "artifacts" / "train"))
+    assert found[0] == found[1]
 
 
 def test_an_empty_dataset_is_refused_with_the_fix(tmp_path: Path, recipe: Recipe) -> None:

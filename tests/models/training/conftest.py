@@ -98,10 +98,15 @@ class SmallCustomizer:
     def set_adapter_state(self, state: dict[str, Tensor]) -> None:
         self.layer.load_state_dict(state)
 
-    def losses(self, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
+    @property
+    def network(self) -> nn.Module:
+        return self.layer
+
+    def losses(self, batch: TrainingBatch, generators: Sequence[torch.Generator]) -> Tensor:
         self.batches.append(batch)
         losses = []
-        for target, text, references in zip(batch.targets, batch.texts, batch.references, strict=True):
+        rows = zip(batch.targets, batch.texts, batch.references, generators, strict=True)
+        for target, text, references, generator in rows:
             seen = target["tokens"].mean(0) + text["pooled"] + sum(own["tokens"].mean(0) for own in references)
             noise = torch.randn(3, generator=generator)
             losses.append((self.layer(seen + noise) - noise).square().mean())

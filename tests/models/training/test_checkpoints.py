@@ -9,7 +9,9 @@ from models.training.checkpoints import CheckpointError, checkpoints, load_check
 def test_the_newest_is_loaded_and_only_the_last_two_are_kept(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path, "cpu") is None
     for step in (90, 100, 1000):
-        save_checkpoint(tmp_path, step, {"adapter": {"w": torch.full((2,), float(step))}, "rows": [{"loss": 0.5}]})
+        save_checkpoint(
+            tmp_path, step, {"adapter": {"w": torch.full((2,), float(step))}, "rows": [{"loss": 0.5}]}, keep=2
+        )
     assert [path.name for path in checkpoints(tmp_path)] == ["step-00000100.pt", "step-00001000.pt"]
     state = load_checkpoint(tmp_path, "cpu")
     assert state["step"] == 1000
@@ -23,7 +25,7 @@ def test_temporary_files_of_a_killed_run_are_no_checkpoints(tmp_path: Path) -> N
 
 
 def test_a_damaged_checkpoint_is_named_with_the_fix(tmp_path: Path) -> None:
-    path = save_checkpoint(tmp_path, 5, {"adapter": {"w": torch.ones(1000)}})
+    path = save_checkpoint(tmp_path, 5, {"adapter": {"w": torch.ones(1000)}}, keep=1)
     path.write_bytes(path.read_bytes()[:700])
     with pytest.raises(CheckpointError, match=r"step-00000005\.pt: cannot be read .*; delete it to resume"):
         load_checkpoint(tmp_path, "cpu")

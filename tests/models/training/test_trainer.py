@@ -1,6 +1,7 @@
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from data.digests import DigestCache
 from data.pairs import PairOrder
 from data.reader import ShardReader
 from data.shards import load_index
-from models.training.checkpoints import CheckpointError, checkpoints
+from models.training.checkpoints import CheckpointError, checkpoints, newest_step
 from models.training.features import FeatureStore
 from models.training.pairs import PairMix, PairStore
+from models.training.settings import Settings
 from models.training.trainer import History, Run, TrainingError, learning_rate, train
 
 torch.set_num_threads(1)
@@ -49,9 +51,15 @@ def mixed(tmp_path: Path, make_pairs: Any) -> Train:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "prodigy"])
 @pytest.mark.parametrize("killed_at", [1, 2, 5, 8])
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(("accumulate", "ema_decay"), [(1, 0.0), (2, 0.7)])
 def test_a_killed_and_resumed_run_is_bit_equal_to_an_uninterrupted_one(
-    dataset: Path, tmp_path: Path, make_customizer: Any, optimizer: str, killed_at: int, accumulate: int
+    dataset: Path,
+    tmp_path: Path,
+    make_customizer: Any,
+    optimizer: str,
+    killed_at: int,
+    accumulate: int,
+    ema_decay: float,
 ) -> None:
     """Through several epochs; losses, ledger and weights."""
     rate = 1.0 if optimizer == "prodigy" else 0.05
@@ -61,6 +69,7 @@ def test_a_killed_and_resumed_run_is_bit_equal_to_an_uninterrupted_one(
             "learning_rate": rate,
             "learning_rate_decay": "linear",
             "accumulate": accumulate,
+            "ema_decay": ema_decay,
         }
     )
     whole = make_customizer()
@@ -214,10 +223,60 @@ def test_the_batch_holds_the_features_that_the_ledger_names(dataset: Path, tmp_p
     assert texts_dropped and references_dropped
 
 
+def test_the_trained_adapter_is_the_moving_average_of_the_weights(
+    dataset: Path, tmp_path: Path, make_customizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """a <- d a + (1 - d) w with d = min(decay, n / (9 + n)) after the update numbered n from 0, by hand."""
+    seen: list[torch.Tensor] = []
+    step = torch.optim.AdamW.step
+
+    def spy(self: torch.optim.Optimizer, *args: Any) -> Any:
+        out = step(self, *args)
+        seen.append(torch.cat([own.detach().flatten() for own in self.param_groups[0]["params"]]).double())
+        return out
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    averaged, last = make_customizer(), make_customizer()
+    train(run_of(dataset, tmp_path / "average", averaged, SECTION.model_copy(update={"ema_decay": 0.3})))
+    weights = list(seen)
+    train(run_of(dataset, tmp_path / "last", last))
+    expected = weights[0]
+    for number, own in enumerate(weights[1:], start=1):
+        decay = min(0.3, (1 + number) / (10 + number))
+        expected = decay * expected + (1 - decay) * own
+    found = torch.cat([tensor.flatten() for tensor in averaged.adapter_state().values()])
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+    plain = torch.cat([tensor.flatten() for tensor in last.adapter_state().values()])
+    torch.testing.assert_close(plain.double(), weights[-1])
+    assert not torch.allclose(found, plain, rtol=1e-3)
+
+
+def test_the_newest_checkpoints_are_kept_as_many_as_asked(dataset: Path, tmp_path: Path, make_customizer: Any) -> None:
+    for keep in (1, 3):
+        run = replace(
+            run_of(dataset, tmp_path / str(keep), make_customizer()), settings=Settings(keep_checkpoints=keep)
+        )
+        train(run)
+        assert len(checkpoints(run.folder)) == keep
+        assert newest_step(run.folder) == SECTION.steps
+
+
+def test_a_sample_has_its_noise_whatever_the_batch(dataset: Path, tmp_path: Path, make_customizer: Any) -> None:
+    """Micro-batches of 1 and 3 with the same samples in a step: equal losses but for their summation."""
+    histories = []
+    for name, batch, accumulate in (("one", 3, 1), ("three", 1, 3)):
+        section = SECTION.model_copy(update={"steps": 3, "batch": batch, "accumulate": accumulate})
+        histories.append(train(run_of(dataset, tmp_path / name, make_customizer(), section)))
+    assert histories[0].ledger == histories[1].ledger
+    for one, three in zip(histories[0].metrics, histories[1].metrics, strict=True):
+        assert one["loss"] == pytest.approx(three["loss"], rel=1e-5)
+
+
 def test_training_learns(dataset: Path, tmp_path: Path, customizer: Any) -> None:
     section = SECTION.model_copy(update={"steps": 150, "checkpoint_every": 1000})
     losses = [row["loss"] for row in train(run_of(dataset, tmp_path, customizer, section)).metrics]
-    assert sum(losses[-20:]) < 0.3 * sum(losses[:20])
+    assert sum(losses[-20:]) < 0.4 * sum(losses[:20])
 
 
 def test_accumulation_gives_the_gradient_of_the_whole_batch(

@@ -49,7 +49,7 @@ def batch_of(model: UNetCustomizer, references: list[list[np.ndarray]]) -> Train
 
 
 def losses(model: UNetCustomizer, batch: TrainingBatch, seed: int = 0) -> torch.Tensor:
-    return model.losses(batch, torch.Generator().manual_seed(seed))
+    return model.losses(batch, [torch.Generator().manual_seed(seed + row) for row in range(len(batch.targets))])
 
 
 def request_of(seed: int, *references: np.ndarray, prompt: str = "a red mug") -> CustomizeRequest:
@@ -84,7 +84,9 @@ def test_loss_is_the_velocity_loss_of_the_target_alone(folder: Path, monkeypatch
     target = calls[-1]
     scheduler = DDPMScheduler.from_config(model.schedule)
     clean = torch.stack([own["latents"] for own in batch.targets])
-    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(5))
+    noise = torch.stack(
+        [torch.randn(clean.shape[1:], generator=torch.Generator().manual_seed(5 + row)) for row in (0, 1)]
+    )
     torch.testing.assert_close(target["noisy"], scheduler.add_noise(clean, noise, target["times"]))
     wanted = scheduler.get_velocity(clean, noise, target["times"])
     torch.testing.assert_close(found, ((target["out"] - wanted) ** 2).mean(dim=(1, 2, 3)))
@@ -110,6 +112,15 @@ def test_references_are_read_in_the_base_model_noised_to_the_targets_timestep(
     assert not torch.allclose(noise[1], noise[2]), "every reference has noise of its own"
     assert 0.7 < noise.std() < 1.3
     assert not reading["out"].requires_grad and target["out"].requires_grad
+
+
+def test_a_sample_has_the_same_loss_in_every_batch(folder: Path) -> None:
+    model = trained(folder)
+    batch = batch_of(model, [[picture(10)], [picture(11), picture(12)], []])
+    together = losses(model, batch)
+    for row in range(3):
+        alone = TrainingBatch(*(part[row : row + 1] for part in (batch.targets, batch.texts, batch.references)))
+        torch.testing.assert_close(losses(model, alone, seed=row)[0], together[row], rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_read_of_references_does_not_depend_on_the_adapter(folder: Path) -> None:
