@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from configs.schema import Recipe, Runtime, Section
+from configs.schema import Recipe, Runtime
+from configs.section import Section
 
 CONFIGS = Path(__file__).resolve().parent
 RUNTIME_VARIABLE = "SYNCD_RUNTIME"

@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from configs.load import ConfigError
-from configs.schema import Models, Recipe, Section
+from configs.schema import Models, Recipe
+from configs.section import Section
 from data.provenance import signature_of
 from data.shards import ShardError, sha256_file
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from configs.evaluation import Evaluate
 from configs.load import ConfigError, load_recipe, overridden, validated
-from configs.schema import Evaluate, Models
+from configs.schema import Models
 from flows.console import clock_text
 from flows.graph import RECIPE_FILE
 from flows.worker import resolve_device

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from configs.schema import Guidance, ModelRef, ReferenceForm
+from configs.evaluation import Guidance
+from configs.schema import ModelRef
+from configs.training import ReferenceForm
 from models.guidance import DualGuidance, Norms, OnStep
 from models.registry import load_with
 

@@ -13,7 +13,7 @@ from diffusers.guiders.adaptive_projected_guidance import normalized_guidance
 from diffusers.guiders.guider_utils import rescale_noise_cfg
 from torch import Tensor
 
-from configs.schema import Guidance
+from configs.evaluation import Guidance
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from configs.evaluation import Guidance
 from configs.load import ConfigError, validated
-from configs.schema import Guidance, ModelRef
+from configs.schema import ModelRef
 from data.pictures import Picture, open_picture, prepare_reference
 from data.shards import sha256_file
 from models import registry

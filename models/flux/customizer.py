@@ -3,14 +3,13 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -23,6 +22,7 @@ from models.customizer import (
     TrainingBatch,
     generate_in_batches,
 )
+from models.flux.joint import JointReferences, join
 from models.flux.layout import image_ids, pack, text_ids
 from models.flux.model import FluxModel, TextEmbeddings
 from models.flux.reference import (
@@ -32,9 +32,8 @@ from models.flux.reference import (
     kept_bytes,
     layer_bytes,
     reference_keys,
-    row_offsets,
 )
-from models.flux.sampling import denoise, resolution_shift, schedule
+from models.flux.sampling import denoise, schedule, training_sigmas
 from models.guidance import DualGuidance, OnStep, Step
 from models.latents import initial_noise
 from models.memory import check_references
@@ -46,19 +45,6 @@ TARGETS = {"attention": ATTENTION, "attention_feedforward": ATTENTION + FEEDFORW
 """Layers that get a LoRA."""
 TRAINING_GUIDANCE = 1.0
 """Embedded guidance while training, as in the authors' release; and of references at any time, so that it is one."""
-
-
-@dataclass(frozen=True)
-class JointReferences:
-    """References as part of the target's own sequence: tokens (B, R, in_channels), ids (R, 3), visible (B, R) bool."""
-
-    tokens: Tensor
-    ids: Tensor
-    visible: Tensor | None
-
-    def select(self, rows: Tensor) -> "JointReferences":
-        """Those of the samples `rows` (N,) int64."""
-        return JointReferences(self.tokens[rows], self.ids, None if self.visible is None else self.visible[rows])
 
 
 Prepared = ReferenceKeys | JointReferences
@@ -158,7 +144,7 @@ class FluxCustomizer(FluxModel):
         """
         clean = [[self._reference(own) for own in of_sample] for of_sample in references]
         if self.references == "joint":
-            return _joint(clean, grid) if any(clean) else None
+            return join(clean, grid) if any(clean) else None
         if self.lockstep:
             _check_one_size(clean)
         if any(clean):
@@ -345,36 +331,3 @@ def _check_one_size(references: list[list[Reference]]) -> None:
         raise ValueError(
             f"references of a batch have {named} tokens; with train.parallel fsdp they need one size, with ddp not"
         )
-
-
-def _joint(references: list[list[Reference]], grid: tuple[int, int]) -> JointReferences:
-    """Pad the samples to the longest list; ValueError if their j-th references differ in size, since ids are shared."""
-    longest = max(references, key=len)
-    for own in references:
-        for place, (reference, first) in enumerate(zip(own, longest, strict=False)):
-            if (reference.height, reference.width) != (first.height, first.width):
-                raise ValueError(
-                    f"reference {place} has {reference.height} x {reference.width} tokens in one sample of the batch "
-                    f"and {first.height} x {first.width} in another; the joint form needs one size, separate does not"
-                )
-    device = longest[0].tokens.device
-    ids = [
-        image_ids(reference.height, reference.width, offset, device)
-        for reference, offset in zip(longest, row_offsets(grid[0], longest), strict=True)
-    ]
-    total = sum(len(part) for part in ids)
-    tokens = longest[0].tokens.new_zeros(len(references), total, longest[0].tokens.shape[1])
-    visible = torch.zeros(len(references), total, dtype=torch.bool, device=device)
-    for row, own in enumerate(references):
-        if own:
-            joined = torch.cat([reference.tokens for reference in own])
-            tokens[row, : len(joined)] = joined
-            visible[row, : len(joined)] = True
-    return JointReferences(tokens, torch.cat(ids), None if bool(visible.all()) else visible)
-
-
-def training_sigmas(config: FrozenDict, image_tokens: int, generators: Sequence[torch.Generator]) -> Tensor:
-    """A noise level in (0, 1) from every generator: sigmoid of a standard normal, then the base's time shift."""
-    sigma = torch.sigmoid(torch.stack([torch.randn((), generator=own) for own in generators]))
-    shift = math.exp(resolution_shift(config, image_tokens)) if config.use_dynamic_shifting else config.shift
-    return shift * sigma / (1 + (shift - 1) * sigma)

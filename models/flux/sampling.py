@@ -1,9 +1,10 @@
 """Flow-matching Euler sampling: the schedule FLUX uses and the loop over its steps."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.configuration_utils import FrozenDict
 from torch import Tensor
@@ -21,6 +22,13 @@ def schedule(config: FrozenDict, steps: int, image_tokens: int) -> FlowMatchEule
     sigmas = np.linspace(1.0, 1 / steps, steps)
     scheduler.set_timesteps(sigmas=sigmas, mu=resolution_shift(scheduler.config, image_tokens))
     return scheduler
+
+
+def training_sigmas(config: FrozenDict, image_tokens: int, generators: Sequence[torch.Generator]) -> Tensor:
+    """A noise level in (0, 1) from every generator: sigmoid of a standard normal, then the base's time shift."""
+    sigma = torch.sigmoid(torch.stack([torch.randn((), generator=own) for own in generators]))
+    shift = math.exp(resolution_shift(config, image_tokens)) if config.use_dynamic_shifting else config.shift
+    return shift * sigma / (1 + (shift - 1) * sigma)
 
 
 def early_steps(steps: int, share: float) -> int:

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from configs.schema import Train
+from configs.training import Train
 from data.shards import Sample
 from models.customizer import TrainingBatch
 from models.training.examples import Example, draw_example, draw_pair

@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass, replace
 
-from configs.schema import Train
+from configs.training import Train
 
 
 @dataclass(frozen=True)

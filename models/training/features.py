@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save
 
-from configs.schema import Train
+from configs.training import Train
 from data.ids import seed_for
 from data.reader import SetImage, decode_set
 from data.shards import ShardEntry, ShardIndex, read_shard, write_atomic

@@ -7,7 +7,8 @@ from pathlib import Path
 from accelerate import PartialState
 from pydantic import BaseModel, ConfigDict, Field
 
-from configs.schema import ModelRef, Train
+from configs.schema import ModelRef
+from configs.training import Train
 from data.digests import DigestCache
 from data.images import decode_png
 from data.pairs import PairOrder

@@ -5,7 +5,8 @@ from typing import Self
 
 from pydantic import Field
 
-from configs.schema import ModelRef, NoisedReferences, ReferenceForm
+from configs.schema import ModelRef
+from configs.training import NoisedReferences, ReferenceForm
 from data.ids import canonical_json
 from data.records import Record
 

@@ -20,7 +20,7 @@ from diffusers.training_utils import EMAModel
 from prodigyopt import Prodigy
 from torch import Tensor, nn
 
-from configs.schema import Train
+from configs.training import Train
 from data.ids import seed_for
 from data.reader import ShardReader
 from data.shards import Sample

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from configs.schema import CustomDiffusion
+from configs.evaluation import CustomDiffusion
 from models.customizer import Customizer
 
 

@@ -12,7 +12,7 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from configs.schema import DreamBooth
+from configs.evaluation import DreamBooth
 from models.customizer import Customizer
 
 ADAPTER = "tuning"

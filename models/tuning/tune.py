@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from configs.schema import CustomDiffusion, DreamBooth, NoisedReferences
+from configs.evaluation import CustomDiffusion, DreamBooth
+from configs.training import NoisedReferences
 from data.ids import digest_of, seed_for
 from models.customizer import Customizer, Features, TrainingBatch
 from models.tuning.custom_diffusion import open_text_attention

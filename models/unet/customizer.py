@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from configs.schema import NoisedReferences
+from configs.training import NoisedReferences
 from models import latents, lora, recompute
 from models.customizer import (
     CustomizeRequest,

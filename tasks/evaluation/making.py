@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.schema import Guidance, Recipe
+from configs.evaluation import Guidance
+from configs.schema import Recipe
 from data.shards import sha256_file
 from data.stage import StageContext
 from models.customizer import Customizer, CustomizeRequest, CustomizeSettings, GuidanceTrace

@@ -19,7 +19,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
-from configs.schema import Evaluate, Guidance, NoisedReferences, Recipe, ReferenceForm, RowKind
+from configs.evaluation import Evaluate, Guidance, RowKind
+from configs.schema import Recipe
+from configs.training import NoisedReferences, ReferenceForm
 from models.evaluation.tables import KINDS
 
 _, PROPERTY = KINDS

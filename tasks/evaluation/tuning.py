@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from configs.schema import Evaluate
+from configs.evaluation import Evaluate
 from data.shards import ShardWriter
 from data.stage import StageContext
 from models.customizer import Customizer, CustomizeSettings

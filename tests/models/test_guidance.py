@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from configs.evaluation import Guidance
 from configs.load import ConfigError, validated
-from configs.schema import Guidance
 from models.guidance import (
     FORMS,
     DualGuidance,

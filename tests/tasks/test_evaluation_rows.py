@@ -12,8 +12,10 @@ import torch
 from evaluation_runs import build_workspace, evaluated, prompts_of, rendered
 from generated_sets import random_set
 
+from configs.evaluation import Guidance
 from configs.load import load_recipe
-from configs.schema import Guidance, NoisedReferences, Recipe
+from configs.schema import Recipe
+from configs.training import NoisedReferences
 from data.records import Prompt, PromptRecord
 from data.stage import StageContext
 from models.customizer import CustomizeRequest

@@ -15,7 +15,8 @@ from diffusers import UNet2DConditionModel
 from generated_sets import random_set
 
 from configs.load import load_recipe
-from configs.schema import NoisedReferences, Recipe
+from configs.schema import Recipe
+from configs.training import NoisedReferences
 from data.images import encode_png
 from data.shards import ShardWriter, sha256_file
 from models.lora import FILE_NAME, read_metadata

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from transformers import SegformerForSemanticSegmentation
 
-from configs.schema import Guidance, NoisedReferences
+from configs.evaluation import Guidance
+from configs.training import NoisedReferences
 from data.shards import write_atomic
 from models.customizer import CustomizeRequest, CustomizeSettings
 from models.flux.generator import FluxGenerator

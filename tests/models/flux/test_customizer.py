@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema import Guidance
+from configs.evaluation import Guidance
 from models import memory
 from models.customizer import CustomizeRequest, CustomizeSettings, TrainingBatch
 from models.flux import customizer as customizer_module
-from models.flux.customizer import FluxCustomizer, training_sigmas
+from models.flux.customizer import FluxCustomizer
 from models.flux.model import TextEmbeddings
 from models.flux.reference import ReferenceKeys, kept_bytes
+from models.flux.sampling import training_sigmas
 from models.guidance import DualGuidance, normalised_dual_guidance
 
 torch.set_num_threads(1)

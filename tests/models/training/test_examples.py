@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from configs.schema import Train
+from configs.training import Train
 from models.training.examples import Example, Reference, draw_example, draw_pair, may_flip
 
 SECTION = Train(drop_text=0.1, drop_image=0.2, drop_both=0.05, max_references=2)

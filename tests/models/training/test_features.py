@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema import Train
+from configs.training import Train
 from data.images import encode_png
 from data.reader import decode_set
 from data.shards import ShardEntry, ShardError, ShardIndex, ShardWriter, load_index, read_all

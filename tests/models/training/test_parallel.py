@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from two_processes import in_two_processes
 
-from configs.schema import ModelRef, NoisedReferences, Train
+from configs.schema import ModelRef
+from configs.training import NoisedReferences, Train
 from models.training.checkpoints import load_checkpoint
 from models.training.job import TrainingJob, open_run
 from models.training.settings import Settings

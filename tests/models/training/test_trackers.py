@@ -8,7 +8,7 @@ from accelerate import tracking
 from accelerate.tracking import GeneralTracker
 from accelerate.utils import LoggerType
 
-from configs.schema import Train
+from configs.training import Train
 from data.reader import ShardReader
 from data.shards import load_index
 from models.training import trackers

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from configs.schema import Train
+from configs.training import Train
 from data.digests import DigestCache
 from data.pairs import PairOrder
 from data.reader import ShardReader

@@ -13,7 +13,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from configs.schema import CustomDiffusion, DreamBooth, Guidance, ModelRef, NoisedReferences
+from configs.evaluation import CustomDiffusion, DreamBooth, Guidance
+from configs.schema import ModelRef
+from configs.training import NoisedReferences
 from data.ids import seed_for
 from models.customizer import Customizer, CustomizeRequest, CustomizeSettings, load_customizer
 from models.lora import FILE_NAME

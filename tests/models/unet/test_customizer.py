@@ -8,7 +8,8 @@ import pytest
 import torch
 from tiny_unet import picture, trained
 
-from configs.schema import Guidance, NoisedReferences
+from configs.evaluation import Guidance
+from configs.training import NoisedReferences
 from models import memory
 from models.customizer import CustomizeRequest, CustomizeSettings, TrainingBatch
 from models.guidance import DualGuidance, Step, normalised_dual_guidance, plain_dual_guidance, text_guidance

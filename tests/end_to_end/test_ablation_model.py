@@ -1,0 +1,55 @@
+"""The ablation of the customization model: rows that share a training share it, and a second run makes nothing."""
+
+from pathlib import Path
+
+from configs.schema import Runtime
+from flows.ablation.model import Run, ablate, write_tables
+from flows.engine import run_stage
+from flows.runners import serial
+
+RUNTIME = Runtime(runner="thread", workers=1, device="cpu", min_free_disk_gb=0)
+SMALL = (
+    "assets.count=8",
+    "assets.eval_share=0.25",
+    "prompts.eval_background=1",
+    "prompts.eval_property=1",
+    "generate.steps=3",
+    "select.min_quality=-10",
+    "select.min_identity=-1",
+    "train.steps=2",
+    "train.batch=2",
+    "evaluate.objects=2",
+    "evaluate.seeds=[0]",
+    "evaluate.steps=2",
+)
+WANTED = ("1 reference", "2 references", "normalised, 1")
+
+
+def measured(folder: Path) -> tuple[list[Run], dict[str, int]]:
+    """An ablation of three rows, and how many shards were made anew, by stage."""
+    made: dict[str, int] = {}
+
+    def run(stage: str, workspace: Path) -> None:
+        done = run_stage(stage, workspace, RUNTIME, serial)
+        made[stage] = made.get(stage, 0) + done.shards - done.reused
+
+    return ablate("miniature", SMALL, WANTED, [5], folder, run), made
+
+
+def test_rows_share_a_training_and_a_second_run_makes_nothing(tmp_path: Path) -> None:
+    runs, made = measured(tmp_path)
+    assert [run.row for run in runs] == list(WANTED)
+    assert made["train"] == 1 and made["evaluate"] == 2 and made["generate"] == 1
+    for run in runs:
+        assert {score["seed"] for score in run.scores} == {5000} and len(run.scores) == 4
+    one, two, weaker = (run.mean("identity") for run in runs)
+    assert len({one, two, weaker}) == 3, "each row is another image"
+    again, nothing = measured(tmp_path)
+    assert set(nothing.values()) == {0}
+    assert [run.scores for run in again] == [run.scores for run in runs]
+
+    paths = write_tables(runs, WANTED, tmp_path, "A title")
+    text = paths[1].read_text()
+    assert "## references: rows" in text and "## guidance: rows" in text
+    assert f"| 2 references | {runs[1].sets} | {two:.3f}" in text
+    assert (tmp_path / "references.png").exists() and (tmp_path / "guidance.png").exists()
