@@ -33,9 +33,6 @@ A name that is part of another one stands behind it.
 _counting: ContextVar["FlopCounter | None"] = ContextVar("counting", default=None)
 
 aten = torch.ops.aten
-
-
-aten = torch.ops.aten
 register_flop_formula(aten._scaled_dot_product_flash_attention_for_cpu, get_raw=True)(sdpa_flop)
 register_flop_formula(aten._scaled_dot_product_flash_attention_for_cpu_backward, get_raw=True)(sdpa_backward_flop)
 
