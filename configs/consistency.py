@@ -42,13 +42,13 @@ def check(recipe: "Recipe") -> None:
         _check_writer(recipe)
     if recipe.assets.in_words:
         _check_in_words(recipe)
-    _check_evaluation(recipe)
     unet, noised = recipe.models.customizer.architecture == "unet", recipe.train.references == "noised"
     if unet != noised:
         raise ValueError(
             f"train.references is {recipe.train.references}; with models.customizer {recipe.models.customizer.name} it "
             f"must be {'noised' if unet else 'separate or joint'}"
         )
+    _check_evaluation(recipe)
     if unet and recipe.train.parallel == "fsdp":
         raise ValueError("train.parallel is fsdp; a U-Net fits on every GPU and allows ddp")
     if recipe.assets.eval_share > 0 and recipe.models.segmenter is None:
