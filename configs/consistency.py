@@ -68,6 +68,13 @@ def _check_evaluation(recipe: "Recipe") -> None:
         )
     if section.benchmark != "held_out":
         _check_benchmark(recipe)
+    views = recipe.render.views_per_set * recipe.render.max_sets
+    wanted = max(*section.references, section.identity_references)
+    if section.benchmark == "held_out" and recipe.assets.eval_share > 0 and wanted > views:
+        raise ValueError(
+            f"evaluate.references and evaluate.identity_references ask for {wanted} views of an object, and "
+            f"render.views_per_set x render.max_sets is {views}; raise render.max_sets, or ask for fewer"
+        )
     _check_rows(recipe)
     if "dino" in section.metrics and models.dino is None:
         raise ValueError("evaluate.metrics names dino, and models.dino is not set; name the model there")

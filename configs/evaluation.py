@@ -123,8 +123,13 @@ class Evaluate(Budget):
     reference_masks: str | None = Field(
         None, description="benchmark: folder of OBJECT/REFERENCE.png, non-zero on the object; none: found by models"
     )
+    reference_cut: Literal["middle", "object"] = Field(
+        "middle",
+        description="benchmark: references are their middle square, or a square around the object, as those of "
+        "train.reference_crops are",
+    )
     resolution: Annotated[int, Field(ge=32, le=2048, multiple_of=16)] = Field(
-        512, description="benchmark: side of references (their middle square) and images; held_out has render's"
+        512, description="benchmark: side of references and images; held_out has render's"
     )
     rows: Annotated[tuple[RowKind, ...], Field(min_length=1)] = Field(
         ("base", "copy", "ours", "plain"),
@@ -179,6 +184,12 @@ class Evaluate(Budget):
         repeated = [row for row in self.rows if self.rows.count(row) > 1]
         if repeated:
             raise ValueError(f"evaluate.rows names {repeated[0]} more than once; name it once")
+        rise, start = self.guidance.image_scale_rise, self.property_image_scale
+        if start is not None and start + rise < 0:
+            raise ValueError(
+                f"evaluate.property_image_scale {start:g} falls below 0 with evaluate.guidance.image_scale_rise "
+                f"{rise:g}; let it fall by less"
+            )
         taken = sorted(set(get_args(RowKind)) & set(self.external))
         if taken:
             raise ValueError(f"evaluate.external names a row {taken[0]}, as the evaluation's own is called; rename it")

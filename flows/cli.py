@@ -308,6 +308,7 @@ def sample(
         float | None, typer.Option(help="evaluate.guidance.text_scale: weight of the prompt.")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="evaluate.dtype: float32 or bfloat16.")] = None,
+    recipe: RecipeOption = None,
     overrides: SetOption = None,
     checkpoint: Annotated[
         Path | None,
@@ -322,14 +323,12 @@ def sample(
     """Make pictures of the object in the references, as the prompt says.
 
     References with masks are cut to a square around the object, those without to their middle square. Settings are
-    those of the active recipe's evaluate section. What a picture was made from is in it: syncd inspect FILE.png
+    those of the recipe's evaluate section. What a picture was made from is in it: syncd inspect FILE.png
     """
     from flows.sampling import Wish, overrides_of, sample_to_file
 
     short = {"steps": steps, "guidance": guidance, "image_scale": image_scale, "text_scale": text_scale, "dtype": dtype}
-    wish = Wish(
-        reference, prompt, out, mask or (), segment, seed, count, height, width, checkpoint=checkpoint, device=device
-    )
+    wish = Wish(reference, prompt, out, mask or (), segment, seed, count, height, width, checkpoint, recipe, device)
     for path in sample_to_file(wish, overrides_of(short, overrides or ()), workspace.resolve()):
         typer.echo(str(path))
 
@@ -359,9 +358,8 @@ def study_make(
 ) -> None:
     """Write a page with practice and pairwise questions about two rows of the evaluation."""
     from flows.study import make_study
-    from flows.workspace import find_workspace
 
-    for path in make_study(find_workspace(workspace), (row, against), out, questions, references, seed, title):
+    for path in make_study(workspace.resolve(), (row, against), out, questions, references, seed, title):
         typer.echo(path)
 
 

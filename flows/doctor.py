@@ -31,7 +31,12 @@ def examine(workspace: Path, recipe: Recipe | None, runtime: Runtime) -> list[Ch
     checks = [_python(), *_pins(), _git(), _rendering(), _gpu(runtime), _disk(workspace, runtime), _browser()]
     if recipe is None:
         return [*checks, Check("recipe", "note", f"none active in {workspace}", "syncd run --recipe demo")]
-    return [*checks, _assets(workspace, recipe, runtime), *_models(recipe, runtime)]
+    return [
+        *checks,
+        _assets(workspace, recipe, runtime),
+        _training(workspace, recipe, runtime),
+        *_models(recipe, runtime),
+    ]
 
 
 def _python() -> Check:
@@ -144,6 +149,31 @@ def _assets(workspace: Path, recipe: Recipe, runtime: Runtime) -> Check:
         message, _, fix = str(error).partition("; ")
         return Check("assets", "broken", message, fix or "correct the assets section of the recipe")
     return Check("assets", "ok", f"source {source.name}")
+
+
+def _training(workspace: Path, recipe: Recipe, runtime: Runtime) -> Check:
+    """Trackers, text-image pairs, and a GPU for every process."""
+    import torch
+
+    from data.pairs import PairsError, pair_tars
+    from models.training.trackers import TrackerError, check_trackers
+
+    section, gpus = recipe.train, torch.cuda.device_count()
+    try:
+        check_trackers(runtime.trackers)
+    except TrackerError as error:
+        return Check("training", "broken", str(error), "install its package, or take it out of the runtime's trackers")
+    try:
+        tars = [] if section.pairs is None else pair_tars(workspace / section.pairs)
+    except (PairsError, OSError) as error:
+        return Check("training", "broken", str(error), "set train.pairs to a folder of WebDataset tars")
+    said = f"{section.processes} process{'es' if section.processes > 1 else ''}"
+    if tars:
+        said += f", {len(tars)} tars of text-image pairs"
+    if 0 < gpus < section.processes and runtime.device != "cpu":
+        fix = "set train.processes to as many as there are, or see models/training/processes.py for several machines"
+        return Check("training", "note", f"{said}, a GPU each, and this machine has {gpus}", fix)
+    return Check("training", "ok", said)
 
 
 def _models(recipe: Recipe, runtime: Runtime) -> Iterator[Check]:

@@ -12,8 +12,8 @@ import yaml
 
 from configs.load import load_resolved
 from configs.schema import Recipe, Runtime
-from data.assets.base import SourceError
 from flows.engine import plan_shards, stage_context
+from flows.errors import is_expected
 from flows.forecast import expected_keys, expected_shards
 from flows.graph import INPUTS_FILE, RECIPE_FILE, VERSIONS_FILE, Graph, load_graph, tracked_values
 from flows.history import StageState, stage_state
@@ -145,7 +145,9 @@ def _planned(
     if exact:
         try:
             specs = plan_shards(stage_module(package, stage), stage_context(graph, stage, workspace, runtime))
-        except (StageError, SourceError) as error:
+        except Exception as error:
+            if not is_expected(error):
+                raise
             causes = [*causes, f"cannot be planned: {error}"]
             total = None if expected is None else expected_shards(recipe, stage, expected)
             return PlannedStage(stage, True, causes, 0, total, total is None, None, None, expected)

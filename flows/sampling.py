@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.evaluation import Evaluate
-from configs.load import ConfigError, load_recipe, overridden, validated
-from configs.schema import Models
+from configs.load import ConfigError, overridden, validated
+from configs.schema import ModelRef, Models
 from flows.console import clock_text
 from flows.graph import RECIPE_FILE
 from flows.worker import resolve_device
+from flows.workspace import choose_recipe
 
 if TYPE_CHECKING:
     from models.guidance import OnStep, Step
@@ -50,6 +51,7 @@ class Wish:
     height: int | None = None
     width: int | None = None
     checkpoint: Path | None = None
+    recipe: str | None = None
     device: str = "auto"
 
 
@@ -62,10 +64,10 @@ def sample_to_file(wish: Wish, overrides: Sequence[str], workspace: Path) -> lis
     source = wish.checkpoint or workspace / "artifacts" / "train"
     if not source.exists():
         raise ConfigError(f"{source}: no checkpoint; train one with syncd run --until train, or name one: --checkpoint")
-    section, models = _settings(workspace, overrides)
     from tasks.sample import sample
 
     try:
+        section, models = _settings(workspace, wish.recipe, overrides, _base_of(source))
         with _progress(wish.count) as progress:
             return sample(
                 wish.references,
@@ -120,12 +122,41 @@ def overrides_of(options: Mapping[str, Any], more: Sequence[str]) -> tuple[str, 
     return (*more, *short)
 
 
-def _settings(workspace: Path, overrides: Sequence[str]) -> tuple[Evaluate, Models | None]:
-    """The evaluate section and the models of the active recipe; without one, the section's defaults and none."""
-    active = workspace / RECIPE_FILE
-    if active.exists():
-        recipe = load_recipe(str(active), tuple(overrides))
+def _base_of(source: Path) -> ModelRef:
+    """The base model that a checkpoint names in its header. ValueError if it names none."""
+    from models.lora import read_metadata
+    from models.training.record import CheckpointRecord
+    from models.training.restore import checkpoint_file
+
+    file = checkpoint_file(source)
+    try:
+        return CheckpointRecord.from_header(read_metadata(file)).base_model
+    except KeyError as error:
+        raise ValueError(f"{file}: its header does not describe a SynCD checkpoint ({error} is missing)") from error
+
+
+def _settings(
+    workspace: Path, name: str | None, overrides: Sequence[str], base: ModelRef
+) -> tuple[Evaluate, Models | None]:
+    """The evaluate section and the models of the recipe `name`, else of the active one.
+
+    Without either, the section's defaults, which are those of FLUX, and none. ConfigError for a recipe of another base
+    model than the checkpoint's: scales of one model mean nothing to another.
+    """
+    if name is not None or (workspace / RECIPE_FILE).exists():
+        recipe = choose_recipe(workspace, name, tuple(overrides))
+        customizer = recipe.models.customizer
+        if customizer != base:
+            raise ConfigError(
+                f"the checkpoint was trained from {base.name}@{base.revision}, recipe {recipe.name} is for "
+                f"{customizer.name}@{customizer.revision}; name a recipe of that model with --recipe"
+            )
         return recipe.evaluate, recipe.models
+    if base.architecture != "flux":
+        raise ConfigError(
+            f"the checkpoint was trained from {base.name}, and without a recipe the settings are those of FLUX; name "
+            "the recipe that it was made with: --recipe"
+        )
     given = overridden({}, overrides)
     unknown = [name for name in given if name != "evaluate"]
     if unknown:

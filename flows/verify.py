@@ -1,10 +1,12 @@
 """`syncd verify`: every digest of a workspace again, from assets to report, with the models and the checkpoint."""
 
+import json
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from configs.load import load_resolved
+from data.ids import digest_of
 from data.provenance import has_run, verify_chain
 from data.shards import sha256_file
 from flows.graph import RECIPE_FILE, load_graph
@@ -43,8 +45,13 @@ def _checkpoint_problems(workspace: Path) -> list[str]:
     file = workspace / "artifacts" / "train" / FILE_NAME
     dataset = workspace / "artifacts" / "shard" / "index.json"
     try:
-        named = CheckpointRecord.from_header(read_metadata(file)).dataset_sha256
+        record = CheckpointRecord.from_header(read_metadata(file))
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         return [f"{file}: its header does not describe a SynCD checkpoint ({error})"]
-    found = sha256_file(dataset) if dataset.exists() else "missing"
-    return [] if found == named else [f"{file}: trained on dataset {named}, {dataset} is {found}"]
+    named, found = record.dataset_sha256, sha256_file(dataset) if dataset.exists() else "missing"
+    problems = [] if found == named else [f"{file}: trained on dataset {named}, {dataset} is {found}"]
+    pairs = file.parent / "pairs.json"
+    listed = digest_of([tar["sha256"] for tar in json.loads(pairs.read_bytes())["tars"]]) if pairs.exists() else None
+    if listed != record.pairs_sha256:
+        problems.append(f"{file}: trained on text-image pairs {record.pairs_sha256}, {pairs} lists {listed}")
+    return problems

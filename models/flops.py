@@ -10,17 +10,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_backward_flop, sdpa_flop
 
 PEAK_TFLOPS = {
+    "GH200": (989.0, 67.0),
     "H200": (989.0, 67.0),
     "H100 PCIe": (756.0, 51.0),
     "H100 NVL": (835.0, 60.0),
     "H100": (989.0, 67.0),
-    "GH200": (989.0, 67.0),
     "B200": (2250.0, 75.0),
     "A100": (312.0, 19.5),
     "A10G": (70.0, 31.2),
     "A10": (125.0, 31.2),
     "A6000": (154.8, 38.7),
     "L40S": (362.0, 91.6),
+    "L40": (181.0, 90.5),
     "L4": (121.0, 30.3),
     "RTX 4090": (165.2, 82.6),
     "RTX 3090": (71.0, 35.6),

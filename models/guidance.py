@@ -159,5 +159,4 @@ def _ratio(shorter: Tensor, norm: Tensor) -> Tensor:
 FORMS = {
     "normalised": normalised_dual_guidance,
     "plain": plain_dual_guidance,
-    "projected": projected_dual_guidance,
 }

@@ -80,14 +80,19 @@ def ablate(
     The table of the runs so far is in `folder` after each training. Raises ConfigError for rows that the recipe's model
     has not, and what stages raise; finished shards are kept.
     """
-    rows = chosen_rows(groups_of(BRANCH), wanted)
+    groups = groups_of(BRANCH)
+    rows = chosen_rows(groups, wanted)
+    given = load_recipe(recipe, tuple(overrides)).evaluate.references
     trainings: dict[bytes, Rows] = {}
+    for own_group in groups.values():
+        # Rows of a table share a yardstick, whatever number of references each of them is given.
+        measured = max(*given, *(_kind_of(own[ROW])[1] for own in own_group.values()))
+        for name in own_group.keys() & rows.keys():
+            rows[name] = rows[name] | {"evaluate.identity_references": measured}
     for name, own in rows.items():
         trainings.setdefault(canonical_json(_changes(own)), {})[name] = own
-    most = max(_kind_of(own[ROW])[1] for own in rows.values())
-    measured = f"evaluate.identity_references={max(most, *load_recipe(recipe, tuple(overrides)).evaluate.references)}"
     variants = [
-        (seed, load_recipe(recipe, (*overrides, f"seed={seed}", measured, *_overrides(together))), together)
+        (seed, load_recipe(recipe, (*overrides, f"seed={seed}", *_overrides(together))), together)
         for together in trainings.values()
         for seed in seeds
     ]

@@ -1,6 +1,7 @@
 """Training checkpoints: everything that the next step depends on, in one file that is there whole or not at all."""
 
 import io
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def load_checkpoint(folder: Path, device: str) -> dict[str, Any] | None:
         return None
     try:
         return torch.load(found[-1], map_location=device, weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"{found[-1]}: cannot be read ({error}); delete it to resume from the one before"
         ) from error

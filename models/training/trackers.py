@@ -1,5 +1,7 @@
 """Trackers of accelerate that follow a training, by name."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +29,15 @@ def check_trackers(names: tuple[str, ...]) -> None:
             raise TrackerError(f"runtime trackers names {name}, and its package is not installed; installed: {here}")
 
 
-def start_trackers(accelerator: Accelerator, config: dict[str, Any]) -> None:
-    """Start what the accelerator was told to log with; trackers take numbers and text only."""
+@contextmanager
+def tracked(accelerator: Accelerator, config: dict[str, Any]) -> Iterator[None]:
+    """Inside, what is logged reaches the accelerator's trackers, which take numbers and text only."""
     if accelerator.log_with:
         plain = {name: value if isinstance(value, int | float | str) else str(value) for name, value in config.items()}
         Path(accelerator.logging_dir).mkdir(parents=True, exist_ok=True)
         accelerator.init_trackers(PROJECT, config=plain)
-
-
-def stop_trackers(accelerator: Accelerator) -> None:
-    for tracker in accelerator.trackers:
-        tracker.finish()
+    try:
+        yield
+    finally:
+        for tracker in accelerator.trackers:
+            tracker.finish()

@@ -33,7 +33,7 @@ from models.training.pace import Pace
 from models.training.pairs import PairMix
 from models.training.parallel import LossModule, make_accelerator, shard_base, share_of
 from models.training.settings import Settings
-from models.training.trackers import start_trackers, stop_trackers
+from models.training.trackers import tracked
 
 
 class TrainingError(Exception):
@@ -97,27 +97,25 @@ def train(run: Run, on_step: Callable[[Row], None] | None = None) -> History:
     loop = _Loop(run, accelerator, accelerator.prepare_model(LossModule(run.customizer)), parameters, optimizer)
     peak = settings.peak_tflops or peak_tflops(device, section.dtype)
     pace = Pace(section.steps, section.batch * section.accumulate, section.log_every, peak and peak * 1e12)
-    if done < section.steps:
-        start_trackers(accelerator, section.model_dump(mode="json"))
     samples = _endless(run.reader)
-    for step in range(done, section.steps):
-        with FlopCounter() if step == done else contextlib.nullcontext() as counter:
-            metrics, taken = loop.step(step, samples)
-        if counter is not None:
-            pace.flops = counter.total
-        if average is not None:
-            average.step(parameters)
-        history.metrics.append(metrics)
-        history.ledger.append(taken)
-        if accelerator.is_main_process:
-            shown = {name: value for name, value in metrics.items() if name != "step"}
-            accelerator.log({**shown, **pace(metrics)}, step=step)
-        if on_step:
-            on_step(metrics)
-        ends = (step + 1) % section.checkpoint_every == 0 or step + 1 == section.steps
-        if ends and accelerator.is_main_process:
-            _save(run, optimizer, average, history)
-    stop_trackers(accelerator)
+    with tracked(accelerator, section.model_dump(mode="json")) if done < section.steps else contextlib.nullcontext():
+        for step in range(done, section.steps):
+            with FlopCounter() if step == done else contextlib.nullcontext() as counter:
+                metrics, taken = loop.step(step, samples)
+            if counter is not None:
+                pace.flops = counter.total
+            if average is not None:
+                average.step(parameters)
+            history.metrics.append(metrics)
+            history.ledger.append(taken)
+            if accelerator.is_main_process:
+                shown = {name: value for name, value in metrics.items() if name != "step"}
+                accelerator.log({**shown, **pace(metrics)}, step=step)
+            if on_step:
+                on_step(metrics)
+            ends = (step + 1) % section.checkpoint_every == 0 or step + 1 == section.steps
+            if ends and accelerator.is_main_process:
+                _save(run, optimizer, average, history)
     if average is not None:
         average.copy_to(parameters)
     return history

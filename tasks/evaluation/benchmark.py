@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from configs.evaluation import Evaluate
 from data.benchmarks.base import BenchmarkObject
 from data.benchmarks.readers import read_benchmark
 from data.pictures import open_picture, prepare_reference
@@ -32,7 +33,7 @@ def benchmark_subjects(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> 
     """
     section = ctx.recipe.evaluate
     known = benchmark_objects(ctx)
-    wanted, side = max(section.references), section.resolution
+    wanted = max(section.references)
     for key in spec.keys:
         item = known[key]
         if len(item.references) < wanted:
@@ -41,8 +42,7 @@ def benchmark_subjects(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> 
             continue
         phrase = section.phrases.get(key, item.phrase)
         try:
-            references = [prepare_reference(path, None, side, side)[0] for path in item.references]
-            masks = _masks(ctx, item, references, phrase)
+            references, masks = _references(ctx, item, phrase)
         except (ValueError, OSError) as error:
             out.fail(key, "bad_reference", str(error))
             continue
@@ -62,19 +62,35 @@ def benchmark_subjects(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> 
         yield Subject(record, tuple(references), tuple(masks), phrase)
 
 
-def _masks(ctx: StageContext, item: BenchmarkObject, references: list[np.ndarray], phrase: str) -> list[np.ndarray]:
-    section = ctx.recipe.evaluate
+def _references(ctx: StageContext, item: BenchmarkObject, phrase: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Pictures of the object, cut to squares as the recipe says, and its mask in each; empty where it is not found."""
+    section, side = ctx.recipe.evaluate, ctx.recipe.evaluate.resolution
+    pictures = [open_picture(path).convert("RGB") for path in item.references]
+    if section.reference_cut == "middle":
+        pictures = [middle_square(picture.size).cut(picture, side, side) for picture in pictures]
+    wholes = [np.asarray(picture) for picture in pictures]
     if section.reference_masks is None:
-        return open_finder(ctx)(references, [phrase] * len(references))
-    folder = ctx.workspace / section.reference_masks / item.object_id
-    return [_mask(folder / f"{path.stem}.png", path, section.resolution) for path in item.references]
+        masks = open_finder(ctx)(wholes, [phrase] * len(wholes))
+    else:
+        folder = ctx.workspace / section.reference_masks / item.object_id
+        masks = [_mask(folder / f"{path.stem}.png", path, section) for path in item.references]
+    if section.reference_cut == "middle":
+        return wholes, masks
+    cut = [
+        prepare_reference(own, mask if mask.any() else None, side, side)
+        for own, mask in zip(wholes, masks, strict=True)
+    ]
+    nothing = np.zeros((side, side), bool)
+    return [image for image, _ in cut], [nothing if mask is None else mask for _, mask in cut]
 
 
-def _mask(path: Path, reference: Path, side: int) -> np.ndarray:
-    """bool (side, side): a mask by hand, cut as its reference is; ValueError if it is no mask of that picture."""
-    image, original = open_picture(path), open_picture(reference)
+def _mask(path: Path, reference: Path, section: Evaluate) -> np.ndarray:
+    """A mask by hand, bool, cut as its reference is before its object is known; ValueError if it is none of it."""
+    image, original = open_picture(path).convert("L"), open_picture(reference)
     if image.size != original.size:
         raise ValueError(f"{path} is {image.size}, its reference {original.size}; they must be equal")
+    if section.reference_cut == "object":
+        return np.asarray(image) > 0
     left, top, square = middle_square(image.size)
-    cut = image.convert("L").crop((left, top, left + square, top + square))
-    return np.asarray(cut.resize((side, side), Image.Resampling.NEAREST)) > 0
+    cut = image.crop((left, top, left + square, top + square))
+    return np.asarray(cut.resize((section.resolution, section.resolution), Image.Resampling.NEAREST)) > 0

@@ -92,3 +92,16 @@ def test_every_check_that_is_not_ok_has_a_fix(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(doctor, "_rendering", lambda: Check("rendering", "ok", ""))
     for check in doctor.examine(tmp_path, None, RUNTIME):
         assert check.verdict == "ok" or check.fix
+
+
+def test_what_a_training_lacks_is_named(tmp_path: Path) -> None:
+    recipe = load_recipe("miniature")
+    assert doctor._training(tmp_path, recipe, Runtime()).detail == "1 process"
+    unknown = doctor._training(tmp_path, recipe, Runtime(trackers=("notes",)))
+    assert unknown.verdict == "broken" and "trackers names 'notes'; allowed: " in unknown.detail
+    (tmp_path / "web").mkdir()
+    mixed = load_recipe("miniature", ("train.pairs=web", "train.pairs_share=0.1"))
+    empty = doctor._training(tmp_path, mixed, Runtime())
+    assert empty.verdict == "broken" and "holds no .tar" in empty.detail
+    (tmp_path / "web" / "0.tar").write_bytes(b"")
+    assert doctor._training(tmp_path, mixed, Runtime()).detail == "1 process, 1 tars of text-image pairs"

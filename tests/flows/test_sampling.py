@@ -8,7 +8,8 @@ from PIL import Image
 from tiny_checkpoint import SIDE, recipe_of, train_in
 from typer.testing import CliRunner
 
-from configs.load import ConfigError, dump_recipe
+from configs.load import ConfigError, dump_recipe, load_recipe
+from flows import sampling
 from flows.cli import app
 from flows.graph import RECIPE_FILE
 from tasks.sample import read_provenance
@@ -113,3 +114,11 @@ def test_inspecting_a_picture_shows_what_it_was_made_from(workspace: Path) -> No
     assert float(first.split()[1]) == 1.0
     with pytest.raises(ConfigError, match="carries no syncd metadata"):
         syncd(workspace, "inspect", str(workspace / "one.png"))
+
+
+def test_settings_of_another_model_are_refused(workspace: Path, tmp_path: Path) -> None:
+    call = ("sample", "--reference", str(workspace / "one.png"), "--prompt", "a mug", "--workspace", str(workspace))
+    with pytest.raises(ConfigError, match=r"miniature-unet@.*; name a recipe of that model with --recipe"):
+        syncd(workspace, *call, "--recipe", "miniature-unet")
+    with pytest.raises(ConfigError, match="trained from sdxl-v, and without a recipe the settings are those of FLUX"):
+        sampling._settings(tmp_path, None, (), load_recipe("ours-3b").models.customizer)

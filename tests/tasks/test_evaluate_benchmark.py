@@ -155,3 +155,13 @@ def test_the_language_model_is_asked_when_there_is_no_file(
     assert found.id == "mug-a" and found.prompts[0].facts == [question] * 2
     assert [(failure.key, failure.reason) for failure in receipt.failed] == [("mug-b", "no_questions")]
     assert "'a blue mug': tiny-clip wrote too few usable questions" in receipt.failed[0].detail
+
+
+def test_references_can_be_cut_around_the_object(recipe: Recipe, trained: Path, tmp_path: Path) -> None:
+    folder = dreambooth(tmp_path / "benchmark")
+    chosen = on_dreambooth(recipe, folder, text_metric="clip_score", questions=None, reference_cut="object")
+    _, files, index = evaluated(build_workspace(tmp_path / "run", recipe, trained, [], []), chosen)
+    assert "vase" in index.keys
+    with Image.open(folder / "dataset" / "vase" / "00.png") as picture:
+        around = picture.crop((12, 4, 36, 28)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(decode_png(files["vase"]["ref.0.png"]), np.asarray(around))
