@@ -8,7 +8,7 @@ from chat_server import serving
 from fake_workspace import RUNTIME
 
 from configs.load import load_recipe
-from configs.schema import ModelRef
+from configs.schema import ModelRef, Runtime
 from flows import doctor
 from flows.doctor import Check
 
