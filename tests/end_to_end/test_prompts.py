@@ -54,6 +54,7 @@ def recipe_of(*overrides: str, writer: str = SERVED, kind: str = "openai") -> tu
         "prompts.temperature=0",
         "render.views_per_set=2",
         "render.max_sets=1",
+        "evaluate.references=[1]",
         *overrides,
     )
 
