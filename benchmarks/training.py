@@ -107,6 +107,7 @@ def job_of(
     change = {"steps": options.steps, "batch": options.batch, "log_every": options.steps, "dtype": options.dtype}
     section = recipe.train.model_copy(update={**change, "processes": processes})
     return TrainingJob(
+        workspace=folder,
         section=section,
         seed=0,
         base=recipe.models.customizer,
