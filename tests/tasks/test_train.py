@@ -133,14 +133,8 @@ def digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-@pytest.mark.parametrize("references", ["separate", "joint"])
-def test_a_killed_and_resumed_run_publishes_the_same_bytes(
-    tmp_path: Path, recipe: Recipe, references: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"references": references})})
-    whole = workspace_with_dataset(tmp_path / "whole", recipe)
-    stage_runs.run_stage(train, context_of(whole, recipe))
-    cut = workspace_with_dataset(tmp_path / "cut", recipe)
+def run_and_kill(workspace: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stage, stopped after its fifth step."""
 
     def killed(run: Any, on_step: Any) -> Any:
         def stop(row: dict[str, Any]) -> None:
@@ -150,10 +144,20 @@ def test_a_killed_and_resumed_run_publishes_the_same_bytes(
 
         return train_loop(run, stop)
 
-    monkeypatch.setattr(train, "train", killed)
-    with pytest.raises(KeyboardInterrupt):
-        stage_runs.run_stage(train, context_of(cut, recipe))
-    monkeypatch.setattr(train, "train", train_loop)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(train, "train", killed)
+        stage_runs.run_stage(train, context_of(workspace, recipe))
+
+
+@pytest.mark.parametrize("references", ["separate", "joint"])
+def test_a_killed_and_resumed_run_publishes_the_same_bytes(
+    tmp_path: Path, recipe: Recipe, references: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"references": references})})
+    whole = workspace_with_dataset(tmp_path / "whole", recipe)
+    stage_runs.run_stage(train, context_of(whole, recipe))
+    cut = workspace_with_dataset(tmp_path / "cut", recipe)
+    run_and_kill(cut, recipe, monkeypatch)
     torch.manual_seed(1234)
     stage_runs.run_stage(train, context_of(cut, recipe))
     assert digests(cut / "artifacts" / "train") == digests(whole / "artifacts" / "train")
@@ -208,18 +212,7 @@ def test_a_killed_run_with_pairs_publishes_the_same_bytes(
     whole = workspace_with_dataset(tmp_path / "whole", mixed)
     stage_runs.run_stage(train, context_of(whole, mixed))
     cut = workspace_with_dataset(tmp_path / "cut", mixed)
-
-    def killed(run: Any, on_step: Any) -> Any:
-        def stop(row: dict[str, Any]) -> None:
-            on_step(row)
-            if row["step"] == 4:
-                raise KeyboardInterrupt
-
-        return train_loop(run, stop)
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(train, "train", killed)
-        stage_runs.run_stage(train, context_of(cut, mixed))
+    run_and_kill(cut, mixed, monkeypatch)
     stage_runs.run_stage(train, context_of(cut, mixed))
     assert digests(cut / "artifacts" / "train") == digests(whole / "artifacts" / "train")
 
