@@ -179,7 +179,7 @@ class Shard(Budget):
         0, description="sets to publish, a seeded choice of the kept ones that larger ones contain; 0: all"
     )
     categories: Annotated[int, Field(ge=0)] = Field(
-        0, description="categories to take them from, chosen in the same way; 0: all"
+        0, description="categories to take them from: those with the most kept sets; 0: all"
     )
 
 

@@ -1,7 +1,7 @@
 """Shard: the published dataset, the kept images of kept sets with their whole record (see data/published.py)."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,21 +40,24 @@ def _chosen(ctx: StageContext, object_of: Mapping[str, str]) -> list[str]:
     """The sets to publish, of the kept ones and their objects."""
     section, keys = ctx.recipe.shard, list(object_of)
 
-    def first(names: Iterable[str], count: int, what: str) -> list[str]:
-        ranked = sorted(names, key=lambda name: seed_for(ctx.recipe.seed, f"shard/{what}", name))
-        if count > len(ranked):
+    def enough(names: Collection[str], count: int, what: str) -> None:
+        if count > len(names):
             raise ValueError(
-                f"shard.{what} is {count}; there are {len(ranked)} {what} among the {len(object_of)} kept; ask for "
+                f"shard.{what} is {count}; there are {len(names)} {what} among the {len(object_of)} kept; ask for "
                 "fewer, take more objects (assets.count), or lower select.min_quality or select.min_identity"
             )
-        return ranked[:count]
 
     if section.categories:
         assets = _records(ctx, "assets", sorted(set(object_of.values())), AssetRecord)
-        known = {asset.category for asset in assets.values()}
-        wanted = set(first(known, section.categories, "categories"))
+        sizes = Counter(assets[object_of[key]].category for key in keys)
+        enough(sizes, section.categories, "categories")
+        # The largest, so that few categories can still give as many sets as many.
+        wanted = sorted(sizes, key=lambda name: (-sizes[name], name))[: section.categories]
         keys = [key for key in keys if assets[object_of[key]].category in wanted]
-    return sorted(first(keys, section.sets, "sets")) if section.sets else keys
+    if section.sets:
+        enough(keys, section.sets, "sets")
+        keys = sorted(keys, key=lambda key: seed_for(ctx.recipe.seed, "shard/sets", key))[: section.sets]
+    return sorted(keys)
 
 
 def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:

@@ -25,7 +25,7 @@ def asset(name, split, licence="CC0-1.0"):
     return AssetRecord(
         object_id=name,
         split=split,
-        category=name[0],
+        category=f"{len(name)} letters",
         caption="a red mug",
         licence=licence,
         source="miniature",
@@ -215,14 +215,16 @@ def test_a_choice_of_sets_is_seeded_and_nested(tmp_path):
     assert {key for spec in shard.plan(ctx) for key in spec.keys} != chosen[2]
 
 
-def test_sets_can_be_of_a_choice_of_categories(tmp_path):
-    everything = {key for spec in shard.plan(build(tmp_path / "all")[0]) for key in spec.keys}
-    ctx, _ = build(tmp_path / "two", "shard.categories=2")
-    keys = {key for spec in shard.plan(ctx) for key in spec.keys}
-    letters = {key[0] for key in keys}
-    assert len(letters) == 2 and keys == {key for key in everything if key[0] in letters}
-    ctx, _ = build(tmp_path / "one", "shard.categories=2", "shard.sets=1")
-    assert {key for spec in shard.plan(ctx) for key in spec.keys} < keys
+def test_sets_can_be_of_the_largest_categories(tmp_path):
+    def planned(name, *overrides):
+        return {key for spec in shard.plan(build(tmp_path / name, *overrides)[0]) for key in spec.keys}
+
+    everything = planned("all")
+    of_three_letters = {key for key in everything if len(key[:-3]) == 3}
+    assert len(everything) - len(of_three_letters) < len(of_three_letters) < len(everything)
+    assert planned("largest", "shard.categories=1") == of_three_letters
+    assert planned("both", "shard.categories=2") == everything
+    assert planned("one", "shard.categories=1", "shard.sets=1") < of_three_letters
 
 
 @pytest.mark.parametrize("key", ["sets", "categories"])
