@@ -166,7 +166,7 @@ def unet_row(unet: UNet2DConditionModel, side: int, count: int, repeats: int) ->
     clean = torch.stack([own.latents for own in references[0]])
 
     def call(latents: Tensor, seen: unet_reference.ReferenceFeatures | None = None) -> None:
-        with exchange.attending(seen):
+        with exchange.attending(seen, blind=0 if seen is None else BRANCHES - SEEING):
             unet(latents, 500, text[:1].expand(len(latents), -1, -1))
 
     def read() -> unet_reference.ReferenceFeatures:
@@ -180,7 +180,7 @@ def unet_row(unet: UNet2DConditionModel, side: int, count: int, repeats: int) ->
         {
             "base": lambda: call(noisy),
             "read": read,
-            "attend": lambda: (call(noisy[:1]), call(noisy[:SEEING], seen)),
+            "attend": lambda: call(noisy, seen),
         },
         repeats,
         noisy.device,

@@ -223,9 +223,13 @@ class UNetCustomizer(UNetModel):
         text: TextEmbeddings,
         image_tokens: Tensor,
         references: ReferenceFeatures | None,
+        blind: int = 0,
     ) -> Tensor:
-        """The velocity (B, C, h, w) of noisy targets; B may be several guidance branches of the references' batch."""
-        with self._exchange.attending(references):
+        """The velocity (B, C, h, w) of noisy targets, of which the first `blind` see no reference.
+
+        The others may be several guidance branches of the references' batch.
+        """
+        with self._exchange.attending(references, blind):
             return self.velocity(noisy, timesteps, text, image_tokens)
 
     def recompute_activations(self) -> None:
@@ -287,7 +291,6 @@ class UNetCustomizer(UNetModel):
         noise = torch.stack([torch.randn(shape, generator=own) for own in generators]).to(self.device)
         text = self.encode_prompts([request.prompt for request in requests])
         empty, batch = self._no_text.expand(len(requests)), len(requests)
-        nothing, both = self.image_tokens([None] * batch), TextEmbeddings.joined([empty, text])
         features = self._features_of(requests)
         references = [[self.reference(one) for one in own] for own in features]
         self._check_memory(references, shape)
@@ -296,6 +299,11 @@ class UNetCustomizer(UNetModel):
             for own, drawn in zip(features, generators, strict=True)
         ]
         images = self.image_tokens(chosen).repeat(2, 1, 1)
+        texts, blind = TextEmbeddings.joined([empty, text]), 0
+        if any(features):
+            texts, blind = TextEmbeddings.joined([empty, texts]), batch
+            images = torch.cat([self.image_tokens([None] * batch), images])
+        branches = blind // batch + 2
 
         def velocity(number: int, timestep: int, noisy: Tensor) -> Tensor:
             times = torch.full((batch,), timestep)
@@ -306,11 +314,9 @@ class UNetCustomizer(UNetModel):
                 for own, drawn in zip(references, generators, strict=True)
             ]
             seen = self.read(references, noises, times)
-            r, f = self.predict(noisy.repeat(2, 1, 1, 1), times.repeat(2), both, images, seen).float().chunk(2)
-            if not any(features):
-                return guidance.text_only(step, r, f)
-            u = self.predict(noisy, times, empty, nothing, None).float()
-            return guidance(step, u, r, f)
+            together = noisy.repeat(branches, 1, 1, 1), times.repeat(branches)
+            found = self.predict(*together, texts, images, seen, blind).float().chunk(branches)
+            return guidance(step, *found) if blind else guidance.text_only(step, *found)
 
         return denoise(schedule(self.schedule, settings.steps), noise, velocity)
 

@@ -88,6 +88,7 @@ class Exchange:
     def __init__(self) -> None:
         self.recorded: dict[str, Tensor] | None = None
         self.references: ReferenceFeatures | None = None
+        self.blind = 0
 
     @contextmanager
     def recording(self) -> Iterator[dict[str, Tensor]]:
@@ -99,13 +100,16 @@ class Exchange:
             self.recorded = None
 
     @contextmanager
-    def attending(self, references: ReferenceFeatures | None) -> Iterator[None]:
-        """Inside, targets attend to `references` as well; a batch of several guidance branches, one after the other."""
-        self.references = references
+    def attending(self, references: ReferenceFeatures | None, blind: int = 0) -> Iterator[None]:
+        """Inside, targets attend to `references` as well; a batch of several guidance branches, one after the other.
+
+        The first `blind` samples of the batch attend to themselves alone.
+        """
+        self.references, self.blind = references, blind
         try:
             yield
         finally:
-            self.references = None
+            self.references, self.blind = None, 0
 
 
 class ReferenceProcessor(AttnProcessor2_0):
@@ -125,12 +129,21 @@ class ReferenceProcessor(AttnProcessor2_0):
     ) -> Tensor:
         if self.exchange.recorded is not None:
             self.exchange.recorded[self.name] = hidden_states
-        references = self.exchange.references
+        references, blind = self.exchange.references, self.exchange.blind
         if references is None:
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        if not blind:
+            return self._with_references(attn, hidden_states, references, temb)
+        alone = super().__call__(attn, hidden_states[:blind], None, None, temb)
+        return torch.cat([alone, self._with_references(attn, hidden_states[blind:], references, temb)])
+
+    def _with_references(
+        self, attn: Attention, hidden_states: Tensor, references: ReferenceFeatures, temb: Tensor | None
+    ) -> Tensor:
         seen, visible = references.hidden[self.name], references.visible[self.name]
         batch, own, _ = hidden_states.shape
         branches = batch // len(seen)
+        attention_mask = None
         keys = torch.cat([hidden_states, seen.to(hidden_states.dtype).repeat(branches, 1, 1)], dim=1)
         if visible is not None:
             bias = hidden_states.new_zeros(visible.shape).masked_fill(~visible, float("-inf"))
