@@ -1,7 +1,7 @@
 """Shard: the published dataset, the kept images of kept sets with their whole record (see data/published.py)."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
