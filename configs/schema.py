@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from configs.consistency import check
 from configs.evaluation import Evaluate
+from configs.promotion import Promotion
 from configs.section import Budget, Count, Section, Share
 from configs.training import Train
 
@@ -203,6 +204,7 @@ class Recipe(Section):
     train: Train
     evaluate: Evaluate
     report: Report
+    promotion: Promotion = Promotion()
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":

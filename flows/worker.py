@@ -32,6 +32,12 @@ class StageError(Exception):
     """A stage that cannot finish; the message says which shard or budget, and what to do."""
 
 
+class TransientStageError(StageError):
+    """A stage that ended for a transient reason: it may be worth a later try."""
+
+    transient = True
+
+
 class DiskFullError(StageError):
     """The disk cannot take the next shard."""
 
@@ -138,6 +144,15 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in (errno.ETIMEDOUT, errno.EAGAIN, errno.EIO, errno.ESTALE):
         return True
     return any(kind.__name__ in TRANSIENT_TYPES for kind in type(error).__mro__)
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Whether an error, or one that it follows from, is transient."""
+    while error is not None:
+        if is_transient(error):
+            return True
+        error = error.__cause__
+    return False
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -175,13 +175,15 @@ def queued_mark(workspace: Path, stage: str) -> Path:
     return workspace / "artifacts" / ".work" / stage / "queued"
 
 
-def write_last_run(workspace: Path, stage: str, error: str | None) -> None:
-    """Leave word for the outer flow that this stage ran under the current run id, and how it ended."""
+def write_last_run(workspace: Path, stage: str, error: str | None, transient: bool = False) -> None:
+    """Leave word for the outer flow that this stage ran under the current run id, and how it ended: its error, and
+    whether the same may go well later."""
     path = _last_run_path(workspace, stage)
     path.parent.mkdir(parents=True, exist_ok=True)
     if error is None:
         queued_mark(workspace, stage).unlink(missing_ok=True)
-    write_atomic(path, canonical_json({"run_id": os.environ.get(RUN_ID_VARIABLE, ""), "error": error}))
+    said = {"run_id": os.environ.get(RUN_ID_VARIABLE, ""), "error": error, "transient": transient}
+    write_atomic(path, canonical_json(said))
 
 
 def read_last_run(workspace: Path, stage: str) -> dict[str, Any]:
