@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.ablation.commands import ablate
+from flows.deployment.commands import deploy
 from flows.options import (
     HERE,
     JsonOption,
@@ -119,6 +120,7 @@ def _walk(folder: Path, until: str | None, runtime: "Runtime") -> None:
 
 
 app.command()(retrain)
+app.command()(deploy)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -73,7 +74,11 @@ def prepare_workspace(folder: Path, recipe: Recipe) -> Path:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other runs out of a workspace; ConfigError if one is in it. May be nested within a process."""
+    """Keep other runs out of a workspace; ConfigError if one is in it. May be nested within a process.
+
+    The lock ends with the process that holds it, killed or not. On NFS it holds between hosts too, if the server keeps
+    locks (no `nolock` or `local_lock` among the mount's options); most object stores behind FUSE keep none.
+    """
     workspace = folder.resolve()
     if workspace in _held:
         yield
@@ -90,7 +95,7 @@ def locked(folder: Path) -> Iterator[None]:
                 "--workspace"
             ) from error
         stream.truncate(0)
-        stream.write(str(os.getpid()))
+        stream.write(f"{os.getpid()} on {socket.gethostname()}")
         stream.flush()
         _held.add(workspace)
         try:

@@ -47,6 +47,7 @@ def test_help_names_every_command_and_imports_nothing_heavy(tmp_path: Path) -> N
         "miniature",
         "models",
         "retrain",
+        "deploy",
     )
     assert all(f" {command} " in done.stdout for command in commands)
 
@@ -62,6 +63,7 @@ def test_help_names_every_command_and_imports_nothing_heavy(tmp_path: Path) -> N
         (["run-shard", "assets", "--index", "0"], "is no workspace"),
         (["retrain"], "is no workspace"),
         (["models", "list"], "is no workspace"),
+        (["deploy"], "no Prefect server is named"),
         (["evaluate", "--checkpoint", "x", "--recipe", "miniature"], "evaluate.benchmark is held_out, whose objects"),
     ],
 )
