@@ -13,7 +13,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -37,6 +37,7 @@ from data.shards import (
     write_atomic,
 )
 from data.stage import ShardSpec, StageContext
+from flows.crashes import crashes_in, note_crash
 from flows.errors import is_expected
 from flows.graph import (
     RECIPE_FILE,
@@ -91,6 +92,8 @@ class StageResult:
     keys: int
     failed: dict[str, int]
     seconds: float
+    crashes: dict[str, int] = field(default_factory=dict)
+    """Attempts at shards that crashed, by reason, in this run and earlier ones of the same signature."""
 
 
 @dataclass(frozen=True)
@@ -247,6 +250,7 @@ def result_of(ctx: StageContext, work: Work, index: ShardIndex, seconds: float) 
         keys=len(index.keys),
         failed=dict(Counter(failure.reason for failure in work.failed)),
         seconds=seconds,
+        crashes=crashes_in(ctx.work_dir),
     )
 
 
@@ -279,6 +283,8 @@ def _make(
         if crashes:
             raise _crash(ctx, *min(crashes, key=lambda crash: crash[0]))
         losses += bool(errors)
+        if errors:
+            note_crash(ctx.work_dir, None, errors[0][1], retried=losses <= runtime.retries)
         if losses > runtime.retries:
             raise StageError(
                 f"{ctx.stage}: worker processes died {losses} times, most likely for lack of memory; use fewer "

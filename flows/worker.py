@@ -20,6 +20,7 @@ from typing import Any
 from configs.load import ConfigError
 from data.shards import Receipt, ShardError, ShardWriter, load_receipt
 from data.stage import ShardSpec, StageContext
+from flows.crashes import note_crash
 
 RUN_ID_VARIABLE = "SYNCD_RUN_ID"
 TRANSIENT_TYPES = frozenset(
@@ -85,9 +86,11 @@ def make_shard(job: Job) -> Receipt:
         try:
             return _attempt(module, ctx, job.spec, attempt + 1)
         except Exception as error:
+            retried = attempt < job.retries and is_transient(error) and not is_disk_full(error)
+            note_crash(ctx.work_dir, job.spec.index, error, retried)
             if is_disk_full(error):
                 raise disk_full(ctx.work_dir, job.expected_bytes) from error
-            if attempt == job.retries or not is_transient(error):
+            if not retried:
                 raise
             pause = min(job.pause_seconds * 2**attempt, LONGEST_PAUSE_SECONDS)
             message = f"{type(error).__name__}: {error}"

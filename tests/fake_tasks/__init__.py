@@ -23,6 +23,7 @@ ERRORS = {
     "memory": lambda: MemoryError("out of memory"),
     "bug": lambda: ValueError("a bug"),
     "flaky": lambda: FlakyError("the back end did not answer"),
+    "timeout": lambda: TimeoutError("no answer within 5 s"),
     "disk": lambda: OSError(errno.ENOSPC, "No space left on device"),
 }
 
