@@ -344,13 +344,22 @@ def sample(
 
 
 @app.command()
-def gc(workspace: WorkspaceOption = HERE) -> None:
+def gc(
+    workspace: WorkspaceOption = HERE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+) -> None:
     """Delete the work folders of earlier recipes; those of the active one stay, so that it can resume."""
-    from flows.results import delete_old_work
-    from flows.workspace import find_workspace
+    from flows.results import delete_work, old_work
+    from flows.workspace import find_workspace, locked
 
-    freed = delete_old_work(find_workspace(workspace))
-    typer.echo(f"{freed / 1e6:.1f} MB freed")
+    folder = find_workspace(workspace)
+    with locked(folder):
+        found = old_work(folder)
+        for item in found:
+            typer.echo(f"{item.bytes / 1e6:9.1f} MB  {item.folder}")
+        if not dry_run:
+            delete_work(found)
+    typer.echo(f"{sum(item.bytes for item in found) / 1e6:.1f} MB {'would be ' if dry_run else ''}freed")
 
 
 @study.command(name="make")
