@@ -81,6 +81,8 @@ class Progress:
     keys_total: int
     failed: int
     work_dir: Path
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Failed keys by reason."""
 
 
 @dataclass(frozen=True)
@@ -374,6 +376,7 @@ def _progress(ctx: StageContext, specs: list[ShardSpec], receipts: dict[int, Rec
         keys_total=sum(len(spec.keys) for spec in specs),
         failed=sum(len(receipt.failed) for receipt in receipts.values()),
         work_dir=ctx.work_dir,
+        reasons=dict(Counter(failure.reason for receipt in receipts.values() for failure in receipt.failed)),
     )
 
 

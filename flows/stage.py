@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from configs.load import ConfigError, load_runtime
 from configs.schema import Runtime
@@ -12,29 +13,68 @@ from flows.stopping import MESSAGE, exit_on_sigterm, workers_end_on_sigterm
 from flows.worker import RUN_ID_VARIABLE, may_pass
 from flows.workspace import find_workspace, run_environment, write_last_run
 
+if TYPE_CHECKING:
+    from flows.engine import Progress
+    from flows.runners import Runner
+    from flows.watching import Watcher
+
 
 def run_stage_flow(stage: str, workspace: Path, runtime: Runtime) -> None:
-    """Run a stage under Prefect with progress on the console; raises what the engine raises."""
+    """Run a stage under Prefect, watched on the console and in its UI; raises what the engine raises."""
     from prefect import flow
 
-    from flows.console import stage_progress
-    from flows.engine import run_stage
+    from flows.watching.artifacts import Artifacts
 
     def body(stage: str, workspace: str) -> None:
-        with workers_end_on_sigterm(), stage_progress(stage, runtime.log_level) as show:
-            show.finish(run_stage(stage, Path(workspace), runtime, on_progress=show.update))
+        folder = Path(workspace)
+        with workers_end_on_sigterm():
+            _run_watched(stage, folder, runtime, None, [Artifacts(folder, stage), *_watchers(stage, folder, runtime)])
 
     flow(body, name=f"stage {stage}", flow_run_name=stage, persist_result=False)(stage, str(workspace))
 
 
 def run_stage_serially(stage: str, workspace: Path, runtime: Runtime) -> None:
     """The same stage in this process, one shard after the other, without Prefect."""
-    from flows.console import stage_progress
-    from flows.engine import run_stage
     from flows.runners import serial
 
+    _run_watched(stage, workspace, runtime, serial, _watchers(stage, workspace, runtime))
+
+
+def _watchers(stage: str, workspace: Path, runtime: Runtime) -> "list[Watcher]":
+    """Those that runtime and environment ask for."""
+    from flows.watching import lineage
+
+    run_id = os.environ.get(RUN_ID_VARIABLE, "")
+    found: list[Watcher] = []
+    if runtime.metrics_folder is not None:
+        from flows.watching.prometheus import MetricsFile
+
+        found.append(MetricsFile(Path(runtime.metrics_folder), workspace, stage, run_id))
+    if lineage.is_configured():
+        found.append(lineage.Lineage(workspace, stage, run_id))
+    return found
+
+
+def _run_watched(
+    stage: str, workspace: Path, runtime: Runtime, runner: "Runner | None", watchers: "list[Watcher]"
+) -> None:
+    from flows.console import stage_progress
+    from flows.engine import run_stage
+
     with stage_progress(stage, runtime.log_level) as show:
-        show.finish(run_stage(stage, workspace, runtime, runner=serial, on_progress=show.update))
+
+        def tell(progress: "Progress") -> None:
+            for watcher in (show, *watchers):
+                watcher.update(progress)
+
+        try:
+            result = run_stage(stage, workspace, runtime, runner, on_progress=tell)
+        except BaseException as error:
+            for watcher in watchers:
+                watcher.fail(error)
+            raise
+        for watcher in (show, *watchers):
+            watcher.finish(result)
 
 
 def main(arguments: list[str] | None = None) -> int:
