@@ -36,6 +36,8 @@ from flows.workspace import (
 
 BACK_OFF_SECONDS = 30.0
 """Pause before the first retry of a stage; it doubles from one to the next."""
+OF_THIS_RUN = "PREFECT__"
+"""Prefix of what a worker tells a flow run's process about itself; a stage is a flow run of its own."""
 NOTHING = "NothingToDo"
 """Name of the state in which a flow run completes that found everything up to date."""
 
@@ -126,7 +128,8 @@ def activate(folder: Path, recipe: str | None, overrides: list[str] | None) -> N
 
 def walk(folder: Path, stages: Sequence[str], runtime: str | None, retries: int = 0) -> list[StageOutcome]:
     """Bring `stages` up to date, which come in the order of the graph. The first error ends the walk."""
-    environment = run_environment(folder, load_runtime(runtime), run_id=str(uuid.uuid4()))
+    inherited = run_environment(folder, load_runtime(runtime), run_id=str(uuid.uuid4()))
+    environment = {name: value for name, value in inherited.items() if not name.startswith(OF_THIS_RUN)}
     environment["PREFECT_API_URL"] = str(get_client(sync_client=True).api_url)
     graph, changed = load_graph(folder), dvc_status(folder)
     again = reproduce.with_options(

@@ -101,6 +101,10 @@ def test_the_deployments_of_the_project(environment: dict[str, str], tmp_path: P
             make_trouble(slow, sleep=120)
             run = soon(slow)
             eventually(lambda: attempts(slow))
+            stage = processes_of(slow)
+            assert stage
+            for process in stage:
+                assert b"PREFECT__" not in Path(f"/proc/{process}/environ").read_bytes()
             client.set_flow_run_state(run, Cancelling())
             assert eventually(lambda: ended(run)).state.name == "Cancelled", log(tmp_path)
             eventually(lambda: not processes_of(slow))
