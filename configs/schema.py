@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from configs.consistency import check
 from configs.evaluation import Evaluate
+from configs.promotion import Promotion
 from configs.section import Budget, Count, Section, Share
 from configs.training import Train
 
@@ -203,6 +204,7 @@ class Recipe(Section):
     train: Train
     evaluate: Evaluate
     report: Report
+    promotion: Promotion = Promotion()
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
@@ -247,4 +249,7 @@ class Runtime(Section):
     llm_retries: Annotated[int, Field(ge=0, le=100)] = Field(6, description="per request, with growing pauses")
     llm_timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(120.0, description="per request")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    metrics_folder: str | None = Field(
+        None, description="folder of node_exporter's textfile collector, for a file of every stage's progress"
+    )
     prefect_api_url: str | None = Field(None, description="a running Prefect server; default an ephemeral one")

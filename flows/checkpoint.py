@@ -64,7 +64,7 @@ def fitting(recipe: Recipe, file: Path, folder: Path) -> Recipe:
     """The recipe with the form that the checkpoint was trained in; ConfigError if the three do not fit together."""
     from safetensors import SafetensorError
 
-    from models.lora import read_metadata
+    from models.header import read_metadata
     from models.training.record import CheckpointRecord
     from tasks.evaluation.making import check_base
 

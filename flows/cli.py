@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.ablation.commands import ablate
+from flows.deployment.commands import deploy
 from flows.options import (
     HERE,
     JsonOption,
@@ -19,6 +20,10 @@ from flows.options import (
     WorkspaceOption,
     runtime_of,
 )
+from flows.promotion.commands import models, retrain
+from flows.stopping import EXIT_CODE as STOP_CODE
+from flows.stopping import MESSAGE as STOP_MESSAGE
+from flows.stopping import exit_on_sigterm
 
 if TYPE_CHECKING:
     from configs.schema import Runtime
@@ -33,12 +38,13 @@ app = typer.Typer(
 miniature = typer.Typer(help="The embedded miniature.", no_args_is_help=True)
 app.add_typer(miniature, name="miniature")
 app.add_typer(ablate, name="ablate")
+app.add_typer(models, name="models")
 study = typer.Typer(help="Ask people which images they prefer.", no_args_is_help=True)
 app.add_typer(study, name="study")
 
 FULL_BELOW_BYTES = 1_000_000
-INTERRUPTED = 130
-"""Exit code that typer makes of Ctrl-C."""
+STOPPED = {130: "interrupted; finished shards are kept, the same command resumes", STOP_CODE: STOP_MESSAGE}
+"""What is said for the exit code that typer makes of Ctrl-C, and for that of SIGTERM."""
 
 
 @app.command()
@@ -111,6 +117,10 @@ def _walk(folder: Path, until: str | None, runtime: "Runtime") -> None:
             raise
         raise disk_full(folder, 0) from error
     print_results(folder)
+
+
+app.command()(retrain)
+app.command()(deploy)
 
 
 @app.command()
@@ -334,13 +344,22 @@ def sample(
 
 
 @app.command()
-def gc(workspace: WorkspaceOption = HERE) -> None:
+def gc(
+    workspace: WorkspaceOption = HERE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+) -> None:
     """Delete the work folders of earlier recipes; those of the active one stay, so that it can resume."""
-    from flows.results import delete_old_work
-    from flows.workspace import find_workspace
+    from flows.results import delete_work, old_work
+    from flows.workspace import find_workspace, locked
 
-    freed = delete_old_work(find_workspace(workspace))
-    typer.echo(f"{freed / 1e6:.1f} MB freed")
+    folder = find_workspace(workspace)
+    with locked(folder):
+        found = old_work(folder)
+        for item in found:
+            typer.echo(f"{item.bytes / 1e6:9.1f} MB  {item.folder}")
+        if not dry_run:
+            delete_work(found)
+    typer.echo(f"{sum(item.bytes for item in found) / 1e6:.1f} MB {'would be ' if dry_run else ''}freed")
 
 
 @study.command(name="make")
@@ -427,11 +446,12 @@ def main() -> None:
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
         os.environ[DEBUG_VARIABLE] = "1"
+    exit_on_sigterm()
     try:
         app()
     except SystemExit as stop:
-        if stop.code == INTERRUPTED:
-            typer.echo("interrupted; finished shards are kept, the same command resumes", err=True)
+        if stop.code in STOPPED:
+            typer.echo(STOPPED[stop.code], err=True)
         raise
     except Exception as error:
         typer.echo(f"ERROR: {error_line(error)}", err=True)

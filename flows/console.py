@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from flows.crashes import crashes_text
 from flows.engine import Progress, StageResult
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -208,5 +209,6 @@ def result_text(result: StageResult) -> str:
     failed = sum(result.failed.values())
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(result.failed.items()))
     note = f", {failed} failed ({reasons})" if failed else ""
+    crashed = f", crashes on the way: {crashes_text(result.crashes)}" if result.crashes else ""
     reused = f", {result.reused} of {result.shards} shards reused" if result.reused else ""
-    return f"{result.stage}: {result.keys} done{note} in {clock_text(result.seconds)}{reused}"
+    return f"{result.stage}: {result.keys} done{note} in {clock_text(result.seconds)}{reused}{crashed}"

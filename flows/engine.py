@@ -13,7 +13,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -37,6 +37,7 @@ from data.shards import (
     write_atomic,
 )
 from data.stage import ShardSpec, StageContext
+from flows.crashes import crashes_in, note_crash
 from flows.errors import is_expected
 from flows.graph import (
     RECIPE_FILE,
@@ -80,6 +81,8 @@ class Progress:
     keys_total: int
     failed: int
     work_dir: Path
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Failed keys by reason."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,8 @@ class StageResult:
     keys: int
     failed: dict[str, int]
     seconds: float
+    crashes: dict[str, int] = field(default_factory=dict)
+    """Attempts at shards that crashed, by reason, in this run and earlier ones of the same signature."""
 
 
 @dataclass(frozen=True)
@@ -247,6 +252,7 @@ def result_of(ctx: StageContext, work: Work, index: ShardIndex, seconds: float) 
         keys=len(index.keys),
         failed=dict(Counter(failure.reason for failure in work.failed)),
         seconds=seconds,
+        crashes=crashes_in(ctx.work_dir),
     )
 
 
@@ -279,6 +285,8 @@ def _make(
         if crashes:
             raise _crash(ctx, *min(crashes, key=lambda crash: crash[0]))
         losses += bool(errors)
+        if errors:
+            note_crash(ctx.work_dir, None, errors[0][1], retried=losses <= runtime.retries)
         if losses > runtime.retries:
             raise StageError(
                 f"{ctx.stage}: worker processes died {losses} times, most likely for lack of memory; use fewer "
@@ -368,6 +376,7 @@ def _progress(ctx: StageContext, specs: list[ShardSpec], receipts: dict[int, Rec
         keys_total=sum(len(spec.keys) for spec in specs),
         failed=sum(len(receipt.failed) for receipt in receipts.values()),
         work_dir=ctx.work_dir,
+        reasons=dict(Counter(failure.reason for receipt in receipts.values() for failure in receipt.failed)),
     )
 
 

@@ -2,11 +2,12 @@
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from configs.load import ConfigError
 from data.shards import Receipt, ShardError, ShardIndex, load_index
+from flows.crashes import crashes_in
 from flows.graph import Graph, index_path, stage_signature
 from flows.workspace import queued_mark
 
@@ -26,6 +27,8 @@ class StageState:
     failed: dict[str, int]
     pace: "Pace | None"
     summary: dict[str, object]
+    crashes: dict[str, int] = field(default_factory=dict)
+    """Attempts at shards of the present signature that crashed, by reason."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,11 @@ def stage_state(graph: Graph, stage: str, workspace: Path) -> StageState:
     index = published(workspace, stage)
     pace = pace_of(workspace, stage, signature)
     queued = queued_mark(workspace, stage).exists()
+    crashes = crashes_in(work_folder(workspace, stage, signature)) if signature else {}
     if index is not None and index.signature == signature and not queued:
         failed = Counter(failure.reason for failure in index.failed)
         keys, shards = len(index.keys) + len(index.failed), len(index.shards)
-        return StageState(stage, DONE, shards, shards, keys, keys, dict(failed), pace, index.summary)
+        return StageState(stage, DONE, shards, shards, keys, keys, dict(failed), pace, index.summary, crashes)
     summary = index.summary if index is not None else {}
     if signature is None:
         return StageState(stage, STALE if index else WAITING, 0, None, 0, None, {}, pace, summary)
@@ -95,5 +99,5 @@ def stage_state(graph: Graph, stage: str, workspace: Path) -> StageState:
     keys = sum(len(receipt.keys) + len(receipt.failed) for receipt in receipts)
     state = PARTIAL if receipts else STALE if index else READY
     return StageState(
-        stage, state, len(receipts), size.get("shards"), keys, size.get("keys"), dict(failed), pace, summary
+        stage, state, len(receipts), size.get("shards"), keys, size.get("keys"), dict(failed), pace, summary, crashes
     )

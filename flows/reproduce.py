@@ -2,12 +2,15 @@
 
     python -m flows.reproduce STAGE [--force]
 
-DVC's command line has either its whole log or, with --quiet, not even its errors.
+DVC's command line has either its whole log or, with --quiet, not even its errors. Its standard input is a pipe from
+the outer flow: when that is closed, the stage is ended.
 """
 
 import logging
 import sys
 from collections.abc import Iterator
+
+from flows.stopping import end_group_with_parent
 
 REASON = "dvc: "
 """Starts the one line on the standard error that says why DVC failed."""
@@ -18,6 +21,7 @@ def main(arguments: list[str]) -> int:
     from dvc.logger import set_loggers_level
     from dvc.repo import Repo
 
+    end_group_with_parent()
     stage, force = arguments[0], "--force" in arguments[1:]
     try:
         with set_loggers_level(logging.CRITICAL), Repo() as repo:

@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 import webbrowser
+from dataclasses import dataclass
 from pathlib import Path
 
 from configs.load import ConfigError
@@ -41,17 +42,36 @@ def open_report(workspace: Path, show: bool) -> str:
     return str(path)
 
 
-def delete_old_work(workspace: Path) -> int:
-    """Delete work folders under another signature than the present one; bytes freed."""
+@dataclass(frozen=True)
+class OldWork:
+    """A folder that nothing resumes from."""
+
+    folder: Path
+    bytes: int
+
+
+def old_work(workspace: Path) -> list[OldWork]:
+    """Work folders of stages under another signature than the present one, and what killed runs were building.
+
+    A stage whose inputs are missing has no signature: all of its work stays.
+    """
     graph = load_graph(workspace)
-    freed = 0
+    artifacts = workspace / "artifacts"
+    found = [*artifacts.glob(".*.building"), *artifacts.glob("models/.*.building")]
     for stage in graph.names:
         signature = current_signature(graph, stage, workspace)
-        if signature is None:
-            continue
-        kept = work_folder(workspace, stage, signature)
-        for folder in sorted(kept.parent.glob("*")):
-            if folder.is_dir() and folder != kept:
-                freed += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-                shutil.rmtree(folder)
-    return freed
+        if signature is not None:
+            kept = work_folder(workspace, stage, signature)
+            found += [folder for folder in sorted(kept.parent.glob("*")) if folder.is_dir() and folder != kept]
+    return [OldWork(folder, _size(folder)) for folder in found]
+
+
+def delete_work(work: list[OldWork]) -> None:
+    for item in work:
+        shutil.rmtree(item.folder)
+
+
+def _size(folder: Path) -> int:
+    """Bytes that deleting it frees: published shards are links to the same files."""
+    files = (path.stat() for path in folder.rglob("*") if path.is_file())
+    return sum(file.st_size for file in files if file.st_nlink == 1)

@@ -124,7 +124,7 @@ def overrides_of(options: Mapping[str, Any], more: Sequence[str]) -> tuple[str, 
 
 def _base_of(source: Path) -> ModelRef:
     """The base model that a checkpoint names in its header. ValueError if it names none."""
-    from models.lora import read_metadata
+    from models.header import read_metadata
     from models.training.record import CheckpointRecord
     from models.training.restore import checkpoint_file
 

@@ -1,9 +1,10 @@
-"""`syncd status`: per stage what is done, what failed and why, what was kept, and how fast it went."""
+"""`syncd status`: per stage what is done, what failed or crashed and why, what was kept, and how fast it went."""
 
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from flows.crashes import crashes_text
 from flows.graph import load_graph
 from flows.history import StageState, stage_state
 
@@ -28,7 +29,7 @@ def kept_text(state: StageState) -> str:
 
 def status_table(states: list[StageState]) -> list[list[str]]:
     """Header and rows."""
-    rows = [["stage", "state", "shards", "keys", "failed", "kept", "rate"]]
+    rows = [["stage", "state", "shards", "keys", "failed", "crashes", "kept", "rate"]]
     for state in states:
         failed = ", ".join(f"{count} {reason}" for reason, count in sorted(state.failed.items()))
         rate = f"{1 / state.pace.seconds_per_key:.2f}/s" if state.pace and state.pace.seconds_per_key else ""
@@ -39,6 +40,7 @@ def status_table(states: list[StageState]) -> list[list[str]]:
                 _of(state.shards, state.total_shards),
                 _of(state.keys, state.total_keys),
                 failed or "0",
+                crashes_text(state.crashes),
                 kept_text(state),
                 rate and rate + (" earlier" if state.pace and state.pace.earlier else ""),
             ]

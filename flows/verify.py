@@ -12,7 +12,7 @@ from data.shards import sha256_file
 from flows.graph import RECIPE_FILE, load_graph
 from flows.workspace import find_workspace
 from models import registry
-from models.lora import FILE_NAME, read_metadata
+from models.header import FILE_NAME, read_metadata
 from models.training.record import CheckpointRecord
 
 

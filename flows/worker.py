@@ -20,6 +20,7 @@ from typing import Any
 from configs.load import ConfigError
 from data.shards import Receipt, ShardError, ShardWriter, load_receipt
 from data.stage import ShardSpec, StageContext
+from flows.crashes import note_crash
 
 RUN_ID_VARIABLE = "SYNCD_RUN_ID"
 TRANSIENT_TYPES = frozenset(
@@ -30,6 +31,12 @@ LONGEST_PAUSE_SECONDS = 60.0
 
 class StageError(Exception):
     """A stage that cannot finish; the message says which shard or budget, and what to do."""
+
+
+class TransientStageError(StageError):
+    """A stage that ended for a transient reason: it may be worth a later try."""
+
+    transient = True
 
 
 class DiskFullError(StageError):
@@ -79,9 +86,11 @@ def make_shard(job: Job) -> Receipt:
         try:
             return _attempt(module, ctx, job.spec, attempt + 1)
         except Exception as error:
+            retried = attempt < job.retries and is_transient(error) and not is_disk_full(error)
+            note_crash(ctx.work_dir, job.spec.index, error, retried)
             if is_disk_full(error):
                 raise disk_full(ctx.work_dir, job.expected_bytes) from error
-            if attempt == job.retries or not is_transient(error):
+            if not retried:
                 raise
             pause = min(job.pause_seconds * 2**attempt, LONGEST_PAUSE_SECONDS)
             message = f"{type(error).__name__}: {error}"
@@ -138,6 +147,15 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in (errno.ETIMEDOUT, errno.EAGAIN, errno.EIO, errno.ESTALE):
         return True
     return any(kind.__name__ in TRANSIENT_TYPES for kind in type(error).__mro__)
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Whether an error, or one that it follows from, is transient."""
+    while error is not None:
+        if is_transient(error):
+            return True
+        error = error.__cause__
+    return False
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -73,7 +74,11 @@ def prepare_workspace(folder: Path, recipe: Recipe) -> Path:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other runs out of a workspace; ConfigError if one is in it. May be nested within a process."""
+    """Keep other runs out of a workspace; ConfigError if one is in it. May be nested within a process.
+
+    The lock ends with the process that holds it, killed or not. On NFS it holds between hosts too, if the server keeps
+    locks (no `nolock` or `local_lock` among the mount's options); most object stores behind FUSE keep none.
+    """
     workspace = folder.resolve()
     if workspace in _held:
         yield
@@ -90,7 +95,7 @@ def locked(folder: Path) -> Iterator[None]:
                 "--workspace"
             ) from error
         stream.truncate(0)
-        stream.write(str(os.getpid()))
+        stream.write(f"{os.getpid()} on {socket.gethostname()}")
         stream.flush()
         _held.add(workspace)
         try:
@@ -175,13 +180,15 @@ def queued_mark(workspace: Path, stage: str) -> Path:
     return workspace / "artifacts" / ".work" / stage / "queued"
 
 
-def write_last_run(workspace: Path, stage: str, error: str | None) -> None:
-    """Leave word for the outer flow that this stage ran under the current run id, and how it ended."""
+def write_last_run(workspace: Path, stage: str, error: str | None, transient: bool = False) -> None:
+    """Leave word for the outer flow that this stage ran under the current run id, and how it ended: its error, and
+    whether the same may go well later."""
     path = _last_run_path(workspace, stage)
     path.parent.mkdir(parents=True, exist_ok=True)
     if error is None:
         queued_mark(workspace, stage).unlink(missing_ok=True)
-    write_atomic(path, canonical_json({"run_id": os.environ.get(RUN_ID_VARIABLE, ""), "error": error}))
+    said = {"run_id": os.environ.get(RUN_ID_VARIABLE, ""), "error": error, "transient": transient}
+    write_atomic(path, canonical_json(said))
 
 
 def read_last_run(workspace: Path, stage: str) -> dict[str, Any]:

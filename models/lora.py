@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-FILE_NAME = "pytorch_lora_weights.safetensors"
+from models.header import read_metadata
+
 _ADAPTER = "default"
 
 
@@ -107,11 +107,3 @@ def load_lora(network: nn.Module, prefix: str, file: Path) -> dict[str, str]:
     network.load_lora_adapter(file.parent, prefix=prefix, weight_name=file.name, adapter_name=_ADAPTER)
     network.requires_grad_(False)
     return metadata
-
-
-def read_metadata(file: Path) -> dict[str, str]:
-    """The header of a safetensors file, without reading its weights; FileNotFoundError names the file."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such checkpoint; train one first: syncd run --until train")
-    with safe_open(file, framework="pt") as opened:
-        return opened.metadata() or {}

@@ -18,7 +18,7 @@ from models.evaluation.files import as_csv, as_markdown, as_parquet, guidance_cs
 from models.evaluation.record import EvaluatedImage, EvaluationRecord, ImageMetrics
 from models.evaluation.tables import aggregate, differences
 from models.guidance import Norms
-from models.lora import read_metadata
+from models.header import read_metadata
 from models.training.record import CheckpointRecord
 from tasks.evaluation.asking import with_questions
 from tasks.evaluation.benchmark import benchmark_objects, benchmark_subjects

@@ -1,9 +1,10 @@
-"""Workspaces on the fake stages: `assets` and `prompts` only, with the project's recipe and versions."""
+"""Workspaces on the fake stages: `assets` and `prompts` if none are named, with the project's recipe and versions."""
 
 import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,17 @@ from flows.workspace import PROJECT, prepare_workspace
 
 TESTS = Path(__file__).resolve().parent
 SMALL = ("assets.count=10", "assets.shard_size=3", "prompts.shard_size=3", "assets.max_failed_fraction=0.2")
+PIPELINE = ("assets", "prompts")
+RETRAINING = (*PIPELINE, "shard", "train", "evaluate")
 RUNTIME = Runtime(workers=2, threads_per_worker=1, retries=2, min_free_disk_gb=0.0)
 
 
-def bare_workspace(folder: Path, *overrides: str) -> Path:
+def bare_workspace(folder: Path, *overrides: str, stages: Sequence[str] = PIPELINE) -> Path:
     """Without DVC: enough for the engine."""
     (folder / "configs").mkdir(parents=True, exist_ok=True)
     shutil.copy(CONFIGS / "versions.yaml", folder / "configs" / "versions.yaml")
     (folder / "configs" / "inputs.yaml").write_text("assets: {}\nevaluate: {}\ntrain: {}\n")
-    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": fake_stages()}))
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": fake_stages(stages)}))
     return activate(folder, *overrides)
 
 
@@ -35,18 +38,27 @@ def activate(folder: Path, *overrides: str) -> Path:
     return folder
 
 
-def dvc_workspace(folder: Path, *overrides: str) -> Path:
-    """A whole workspace as `syncd run --workspace` makes it, its two stages running the fakes."""
+def dvc_workspace(folder: Path, *overrides: str, stages: Sequence[str] = PIPELINE) -> Path:
+    """A whole workspace as `syncd run --workspace` makes it, its stages running the fakes."""
     prepare_workspace(folder, load_recipe("miniature", (*SMALL, *overrides)))
-    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": fake_stages()}))
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": fake_stages(stages)}))
     return folder
 
 
-def fake_stages() -> dict[str, Any]:
+def fake_stages(names: Sequence[str]) -> dict[str, Any]:
+    """Those of dvc.yaml, without what they read of stages that are not there."""
     stages = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
-    chosen = {name: stages[name] for name in ("assets", "prompts")}
     command = f"{sys.executable} {TESTS / 'fake_stage.py'}"
-    return {name: {**stanza, "cmd": f"{command} {name}"} for name, stanza in chosen.items()}
+    chosen = {name: {**stages[name], "cmd": f"{command} {name}"} for name in names}
+    for stanza in chosen.values():
+        if "deps" in stanza:
+            stanza["deps"] = [path for path in stanza["deps"] if _stage_of(path) in names]
+    return chosen
+
+
+def _stage_of(path: str) -> str:
+    parts = path.split("/")
+    return parts[2].partition(".")[0] if parts[1] == "provenance" else parts[1]
 
 
 def make_trouble(folder: Path, **trouble: Any) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from data.shards import ShardError, load_index, read_all
 from models.customizer import Customizer, load_customizer
-from models.lora import FILE_NAME, read_metadata
+from models.header import FILE_NAME, read_metadata
 from models.training.record import CheckpointRecord
 
 

@@ -23,6 +23,7 @@ ERRORS = {
     "memory": lambda: MemoryError("out of memory"),
     "bug": lambda: ValueError("a bug"),
     "flaky": lambda: FlakyError("the back end did not answer"),
+    "timeout": lambda: TimeoutError("no answer within 5 s"),
     "disk": lambda: OSError(errno.ENOSPC, "No space left on device"),
 }
 
@@ -37,7 +38,9 @@ def attempts(workspace: Path) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
 
-def make_samples(ctx: StageContext, spec: ShardSpec, out: ShardWriter, records: dict[str, dict[str, Any]]) -> None:
+def make_samples(
+    ctx: StageContext, spec: ShardSpec, out: ShardWriter, records: dict[str, dict[str, Any]], data: bytes | None = None
+) -> None:
     trouble = trouble_of(ctx.workspace)
     with (ctx.workspace / "attempts.log").open("a") as stream:
         stream.write(f"{ctx.stage}-{spec.index}\n")
@@ -52,4 +55,4 @@ def make_samples(ctx: StageContext, spec: ShardSpec, out: ShardWriter, records: 
         if key in trouble.get("fail", []):
             out.fail(key, "corrupt", f"{key} cannot be read")
         else:
-            out.add(key, records[key], {"bin": key.encode() * 50})
+            out.add(key, records[key], {"bin": key.encode() * 50 if data is None else data})

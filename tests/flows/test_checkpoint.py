@@ -18,7 +18,7 @@ from flows.engine import StageResult
 from flows.runners import serial
 from flows.worker import StageError
 from models.evaluation.record import EvaluationRecord
-from models.lora import FILE_NAME
+from models.header import FILE_NAME
 
 RUNTIME = Runtime(threads_per_worker=1, min_free_disk_gb=0.0, device="cpu")
 

@@ -45,6 +45,9 @@ def test_help_names_every_command_and_imports_nothing_heavy(tmp_path: Path) -> N
         "sample",
         "verify",
         "miniature",
+        "models",
+        "retrain",
+        "deploy",
     )
     assert all(f" {command} " in done.stdout for command in commands)
 
@@ -58,6 +61,9 @@ def test_help_names_every_command_and_imports_nothing_heavy(tmp_path: Path) -> N
         (["status"], "is no workspace"),
         (["report"], "missing; make it with: syncd run"),
         (["run-shard", "assets", "--index", "0"], "is no workspace"),
+        (["retrain"], "is no workspace"),
+        (["models", "list"], "is no workspace"),
+        (["deploy"], "no Prefect server is named"),
         (["evaluate", "--checkpoint", "x", "--recipe", "miniature"], "evaluate.benchmark is held_out, whose objects"),
     ],
 )

@@ -135,3 +135,20 @@ def test_a_recipe_can_be_looked_at_without_becoming_the_active_one(tmp_path: Pat
     with activated(folder, choose_recipe(folder, None, ("seed=5",))):
         assert choose_recipe(folder, None).seed == 5
     assert (folder / "configs/recipe.yaml").read_bytes() == before
+
+
+def test_a_stage_is_tried_again_if_its_error_may_pass_and_only_then(
+    tmp_path: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import regenerate as module
+
+    monkeypatch.setattr(module, "BACK_OFF_SECONDS", 0.0)
+    monkeypatch.setenv(RUNTIME_VARIABLE, RUNTIME.model_copy(update={"retries": 0}).model_dump_json())
+    folder = dvc_workspace(tmp_path / "new")
+    make_trouble(folder, crash={"index": 2, "error": "bug"})
+    with pytest.raises(StageError, match="a bug"):
+        module.regenerate(workspace=str(folder), until="assets", retries=2)
+    assert attempts(folder).count("assets-2") == 1
+    make_trouble(folder, crash={"index": 2, "error": "flaky", "times": 2})
+    assert [outcome.ran for outcome in module.regenerate(workspace=str(folder), until="assets", retries=2)] == [True]
+    assert attempts(folder).count("assets-2") == 3

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -181,5 +182,5 @@ def test_one_run_at_a_time_in_a_workspace(tmp_path: Path) -> None:
     other = [sys.executable, "-c", code, str(tmp_path)]
     with locked(tmp_path), locked(tmp_path):
         refused = subprocess.run(other, env=subprocess_environment(), capture_output=True, text=True)
-        assert f"in use by process {os.getpid()}; wait for it" in refused.stderr
+        assert f"in use by process {os.getpid()} on {socket.gethostname()}; wait for it" in refused.stderr
     assert subprocess.run(other, env=subprocess_environment()).returncode == 0

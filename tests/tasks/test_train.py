@@ -24,7 +24,7 @@ from data.images import encode_png
 from data.pairs import PairsError
 from data.shards import ShardIndex, ShardWriter, sha256_file
 from data.stage import StageContext
-from models.lora import FILE_NAME, read_metadata
+from models.header import FILE_NAME, read_metadata
 from models.training.checkpoints import newest_step
 from models.training.record import CheckpointRecord
 from models.training.trackers import TrackerError

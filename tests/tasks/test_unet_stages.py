@@ -19,7 +19,7 @@ from configs.schema import Recipe
 from configs.training import NoisedReferences
 from data.images import encode_png
 from data.shards import ShardWriter, sha256_file
-from models.lora import FILE_NAME, read_metadata
+from models.header import FILE_NAME, read_metadata
 from models.training.record import CheckpointRecord
 from models.training.restore import restore
 from models.training.trainer import train as train_loop

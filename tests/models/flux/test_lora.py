@@ -10,8 +10,8 @@ from safetensors import safe_open
 
 from models.flux.customizer import TARGETS
 from models.flux.layout import image_ids, text_ids
+from models.header import FILE_NAME
 from models.lora import (
-    FILE_NAME,
     add_lora,
     canonical_safetensors,
     load_lora,

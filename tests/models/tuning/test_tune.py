@@ -18,7 +18,7 @@ from configs.schema import ModelRef
 from configs.training import NoisedReferences
 from data.ids import seed_for
 from models.customizer import Customizer, CustomizeRequest, CustomizeSettings, load_customizer
-from models.lora import FILE_NAME
+from models.header import FILE_NAME
 from models.tuning import tune
 from models.tuning.prior import class_images
 from models.tuning.run import Concept, Run

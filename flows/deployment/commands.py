@@ -1,0 +1,35 @@
+"""`syncd deploy`: what the command needs is imported when it runs."""
+
+import os
+from typing import Annotated
+
+import typer
+
+from flows.options import RuntimeOption, runtime_of
+
+
+def deploy(
+    webhook: Annotated[
+        str | None, typer.Option(help="Address that every failed, crashed, late or refused run is posted to.")
+    ] = None,
+    runtime: RuntimeOption = None,
+) -> None:
+    """Put the deployments of prefect.yaml, their work pools and the notification on a Prefect server."""
+    from configs.load import ConfigError
+    from flows.workspace import PROJECT
+
+    address = runtime_of(runtime, None).prefect_api_url or os.environ.get("PREFECT_API_URL")
+    if not address:
+        raise ConfigError(
+            "no Prefect server is named, and one that ends with this command runs nothing; set PREFECT_API_URL, or "
+            "prefect_api_url in the runtime"
+        )
+    os.environ["PREFECT_API_URL"] = address
+    from flows.deployment.apply import deploy as apply
+    from flows.deployment.automation import NAME, notify
+
+    for name in apply(PROJECT / "prefect.yaml"):
+        typer.echo(f"deployment {name}")
+    if webhook:
+        notify(webhook)
+        typer.echo(f"automation {NAME} posts to {webhook}")
