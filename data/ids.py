@@ -58,5 +58,10 @@ def set_id_of(object_id: str, number: int) -> str:
     return f"{object_id}-s{number}"
 
 
+def object_of(set_id: str) -> str:
+    """The object of a set."""
+    return set_id.rpartition("-s")[0]
+
+
 def sample_id_of(set_id: str, index: int) -> str:
     return f"{set_id}-{index}"

@@ -23,7 +23,7 @@ BUILD_TYPE = "https://syncd.dev/stage/{stage}/v1"
 BUILDER = "https://syncd.dev/engine/v1"
 CODE = Path(__file__).resolve().parents[1]
 CODE_FOLDERS = ("configs", "data", "flows", "models", "tasks")
-NOT_CODE = ("configs/recipe.yaml", "configs/inputs.yaml", "dvc.lock")
+NOT_CODE = ("configs/recipe.yaml", "configs/inputs.yaml", "configs/revoked.yaml", "dvc.lock")
 """Files of the checkout that a run writes: they say nothing about the code."""
 NOT_BYTES = ("max_failed_fraction",)
 """Tracked keys that decide whether a stage is accepted, and no byte of it: not part of a signature."""
@@ -135,6 +135,15 @@ def dependencies_of(statement: dict[str, Any]) -> list[dict[str, Any]]:
     return statement["predicate"]["buildDefinition"]["resolvedDependencies"]
 
 
+def parameters_of(statement: dict[str, Any]) -> dict[str, Any]:
+    """The tracked values by file."""
+    return statement["predicate"]["buildDefinition"]["externalParameters"].get("params", {})
+
+
+def signature_in(statement: dict[str, Any]) -> str | None:
+    return statement["predicate"]["buildDefinition"]["externalParameters"].get("signature")
+
+
 def _claims(statement: dict[str, Any]) -> Any:
     """Subjects, parameters and inputs: all but the code, the environment and the run that made the bytes."""
     named = [item for item in dependencies_of(statement) if not item["name"].startswith(("code", "environment"))]
@@ -242,15 +251,14 @@ def verify_stage(workspace: Path, stage: str) -> list[str]:
             )
     on_disk = {item.relative_to(workspace).as_posix() for item in folder.rglob("*") if item.is_file()}
     problems += [f"{workspace / name}: in the folder, but not in {path}" for name in sorted(on_disk - set(listed))]
-    external = statement["predicate"]["buildDefinition"]["externalParameters"]
-    expected = signature_of(stage, external.get("params", {}), _input_indexes(statement))
-    for name, signature in ((folder / "index.json", index.signature), (path, external.get("signature"))):
+    expected = signature_of(stage, parameters_of(statement), input_indexes(statement))
+    for name, signature in ((folder / "index.json", index.signature), (path, signature_in(statement))):
         if signature != expected:
             problems.append(f"{name}: signature {signature}, the parameters and inputs in {path} give {expected}")
     return problems + _verify_dependencies(workspace, path, statement)
 
 
-def _input_indexes(statement: dict[str, Any]) -> dict[str, str]:
+def input_indexes(statement: dict[str, Any]) -> dict[str, str]:
     """sha256 of the index of each input stage, as the statement has it."""
     indexes = [item for item in dependencies_of(statement) if item["name"].endswith("/index.json")]
     return {item["name"].split("/")[1]: item["digest"]["sha256"] for item in indexes}

@@ -6,6 +6,7 @@ A stage is a module in tasks/ with three plain functions:
     run_shard(ctx, spec, out) -> None       makes one shard through `out` (add or fail every key of the spec)
     finalize(ctx, index, out_dir) -> dict   writes files beside the shards; returns numbers for the summary
     FILTERED_REASONS                        optional: reasons of `out.fail` that the failure budget does not count
+    LOOKS_ACROSS_SHARDS                     optional: what is made of a key may depend on keys of other shards
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import Recipe
+from data.revocation import REVOKED, Revoked
 from data.shards import Sample, ShardIndex, load_index, read_shard
 
 
@@ -46,6 +48,7 @@ class StageContext:
     device: str = "cpu"
     options: dict[str, Any] = field(default_factory=dict)
     """Runtime settings that cannot change bytes (cache folders, offline mode)."""
+    revoked: Revoked = field(default_factory=Revoked)
     checkpoint: CheckpointFile | None = None
     """Evaluated in place of the train stage's output, where there is no pipeline around the stage."""
 
@@ -63,6 +66,14 @@ class StageContext:
             raise ValueError(f"stage {self.stage} reads {stage}, which dvc.yaml does not list among its inputs")
         path = self.output_dir(stage) / "index.json"
         return _cached_index(path.parent, path.stat().st_mtime_ns if path.exists() else 0)
+
+    def planned(self, stage: str) -> list[str]:
+        """Keys of an input stage in ascending order, with those that it recorded as revoked.
+
+        To be cut into shards: so taking down an object moves no other to another shard.
+        """
+        index = self.index(stage)
+        return sorted([*index.keys, *(failure.key for failure in index.failed if failure.reason == REVOKED)])
 
     def read(self, stage: str, keys: Sequence[str]) -> Iterator[Sample]:
         """The samples with these keys, in ascending key order, each shard verified by digest and read once.

@@ -344,6 +344,41 @@ def sample(
 
 
 @app.command()
+def revoke(
+    asset: Annotated[str, typer.Option(help="Object to take down: its id, address, or sha256.")],
+    reason: Annotated[str, typer.Option(help="Why; kept with the tombstone.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what holds it.")] = False,
+    purge: Annotated[
+        bool, typer.Option(help="Also delete earlier outputs from this disk: work folders, and DVC's cache.")
+    ] = False,
+    workspace: WorkspaceOption = HERE,
+    runtime: RuntimeOption = None,
+    workers: WorkersOption = None,
+) -> None:
+    """Take an object out of the dataset: list what holds it, make those shards again, leave a tombstone."""
+    from flows.console import print_table
+    from flows.revoke import LAST_STAGE, affected_table, bury, find_affected, is_revoked, purge_earlier
+    from flows.workspace import find_workspace, locked
+
+    folder = find_workspace(workspace)
+    with locked(folder):
+        if is_revoked(folder, asset):
+            typer.echo(f"{asset} is revoked; finishing what is left of its take-down")
+        else:
+            affected = find_affected(folder, asset)
+            print_table(affected_table(affected))
+            if dry_run:
+                return
+            bury(folder, affected, reason)
+        _walk(folder, LAST_STAGE, runtime_of(runtime, workers))
+        if purge:
+            typer.echo(f"{purge_earlier(folder) / 1e6:.1f} MB of earlier outputs deleted")
+        else:
+            typer.echo("earlier outputs are still in work folders and DVC's cache; delete them with: --purge")
+    typer.echo("a checkpoint trained on it stays as it is: train again with syncd run")
+
+
+@app.command()
 def gc(
     workspace: WorkspaceOption = HERE,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,

@@ -24,6 +24,7 @@ from configs.load import load_resolved
 from configs.schema import Runtime
 from data.ids import canonical_json
 from data.provenance import make_statement, statement_path, write_statement
+from data.revocation import REVOKED, REVOKED_FILE, Revoked
 from data.shards import (
     Failure,
     FileEntry,
@@ -37,6 +38,7 @@ from data.shards import (
     write_atomic,
 )
 from data.stage import ShardSpec, StageContext
+from flows.carry import Earlier, carry_over, find_earlier, leave_link
 from flows.crashes import crashes_in, note_crash
 from flows.errors import is_expected
 from flows.graph import (
@@ -111,12 +113,14 @@ class Work:
 def stage_context(graph: Graph, stage: str, workspace: Path, runtime: Runtime) -> StageContext:
     """What the stage may see: the part of the active recipe that dvc.yaml tracks for it, and its inputs."""
     recipe = load_resolved(workspace / RECIPE_FILE)
+    node = graph.node(stage)
     return StageContext(
         stage=stage,
         recipe=tracked_recipe(graph, stage, recipe),
         workspace=workspace,
+        revoked=Revoked.of(tracked_values(node, workspace).get(REVOKED_FILE, {})),
         signature=stage_signature(graph, stage, workspace),
-        inputs=graph.node(stage).inputs,
+        inputs=node.inputs,
         device=runtime.device,
         options=seen_options(runtime),
     )
@@ -207,10 +211,13 @@ def _run_stage(
     module = stage_module(package, graph.node(stage).name)
     check_inputs(graph, stage, load_resolved(workspace / RECIPE_FILE), workspace)
     ctx = stage_context(graph, stage, workspace, runtime)
-    work = make_shards(module, ctx, runtime, runner, on_progress, package)
+    earlier = find_earlier(graph, ctx)
+    work = make_shards(module, ctx, runtime, runner, on_progress, package, earlier)
     if stage_signature(graph, stage, workspace) != ctx.signature:
         raise StageError(f"{stage}: its recipe or inputs changed while it ran; run the same command again")
     index = publish(module, ctx, work.receipts, work.failed)
+    if earlier is not None:
+        leave_link(module, ctx, earlier)
     state(graph, ctx, index, work.receipts)
     return result_of(ctx, work, index, time.monotonic() - clock)
 
@@ -222,9 +229,15 @@ def make_shards(
     runner: Runner,
     on_progress: Callable[[Progress], None] | None,
     package: str,
+    earlier: Earlier | None = None,
 ) -> Work:
-    """Make every shard of the plan that has no receipt yet; StageError if one crashes or too many keys fail."""
+    """Make every shard of the plan that has no receipt yet; StageError if one crashes or too many keys fail.
+
+    Shards that a take-down leaves as they were in an `earlier` output are taken from there.
+    """
     specs = plan_shards(module, ctx)
+    if earlier is not None:
+        carry_over(module, ctx, specs, earlier)
     receipts = finished_shards(ctx, specs)
     reused = len(receipts)
     _write_plan(ctx, specs)
@@ -237,7 +250,7 @@ def make_shards(
         tell(_progress(ctx, specs, receipts))
     ordered = [receipts[spec.index] for spec in specs]
     failed = sorted((failure for receipt in ordered for failure in receipt.failed), key=lambda item: item.key)
-    filtered = getattr(module, "FILTERED_REASONS", frozenset())
+    filtered = getattr(module, "FILTERED_REASONS", frozenset()) | {REVOKED}
     counted = [failure for failure in failed if failure.reason not in filtered]
     check_budget(ctx, counted, sum(len(spec.keys) for spec in specs))
     return Work(ordered, reused, failed)

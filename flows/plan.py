@@ -12,6 +12,7 @@ import yaml
 
 from configs.load import load_resolved
 from configs.schema import Recipe, Runtime
+from data.revocation import REVOKED_FILE
 from flows.engine import plan_shards, stage_context
 from flows.errors import is_expected
 from flows.forecast import expected_keys, expected_shards
@@ -81,7 +82,7 @@ def changed_values(graph: Graph, stage: str, workspace: Path) -> list[str]:
     for file, values in tracked_values(graph.node(stage), workspace).items():
         then = before.get(file, {})
         pairs = [pair for key, value in values.items() if key in then for pair in _leaves(key, then[key], value)]
-        label = {VERSIONS_FILE: "version of ", INPUTS_FILE: "files of "}.get(file, "")
+        label = {VERSIONS_FILE: "version of ", INPUTS_FILE: "files of ", REVOKED_FILE: "revoked "}.get(file, "")
         words += [f"{label}{key} {_short(old)} -> {_short(new)}" for key, old, new in pairs]
     return words
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.revocation import REVOKED
 from data.shards import Failure, receipt_path
 from flows.graph import load_graph
 from flows.history import current_signature, published, receipts_in, work_folder
@@ -52,4 +53,5 @@ def _requeue(workspace: Path, stage: str, signature: str, reason: str | None) ->
 
 
 def _failed(failures: list[Failure], reason: str | None) -> list[str]:
-    return [failure.key for failure in failures if reason is None or failure.reason == reason]
+    again = [failure for failure in failures if failure.reason != REVOKED]
+    return [failure.key for failure in again if reason is None or failure.reason == reason]

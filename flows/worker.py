@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from configs.load import ConfigError
+from data.revocation import REVOKED
 from data.shards import Receipt, ShardError, ShardWriter, load_receipt
 from data.stage import ShardSpec, StageContext
 from flows.crashes import note_crash
@@ -109,7 +110,11 @@ def _attempt(module: ModuleType, ctx: StageContext, spec: ShardSpec, attempt: in
     started = datetime.now(UTC)
     clock = time.monotonic()
     with ShardWriter(ctx.work_dir, ctx.stage, ctx.signature, spec.index) as out:
-        module.run_shard(ctx, spec, out)
+        left = tuple(key for key in spec.keys if not ctx.revoked.holds(key))
+        if left:
+            module.run_shard(ctx, replace(spec, keys=left), out)
+        for key in sorted(set(spec.keys).difference(left)):
+            out.fail(key, REVOKED)
         check_accounted(ctx.stage, spec, out.keys, [failure.key for failure in out.failed])
         return out.finish(
             {

@@ -15,6 +15,7 @@ from typing import Any
 from configs.load import RUNTIME_VARIABLE, ConfigError, dump_recipe, load_recipe, load_resolved
 from configs.schema import Recipe, Runtime
 from data.ids import canonical_json
+from data.revocation import REVOKED_FILE, Revocations, write_revocations
 from data.shards import write_atomic
 from flows.graph import INPUTS_FILE, RECIPE_FILE, VERSIONS_FILE
 from flows.inputs import is_path, resolve_paths, write_inputs
@@ -31,7 +32,7 @@ _held: set[Path] = set()
 def find_workspace(folder: Path) -> Path:
     """`folder` if it is a workspace; ConfigError says how to make one."""
     workspace = folder.resolve()
-    for name in ("dvc.yaml", RECIPE_FILE, VERSIONS_FILE, INPUTS_FILE, ".dvc"):
+    for name in ("dvc.yaml", RECIPE_FILE, VERSIONS_FILE, INPUTS_FILE, REVOKED_FILE, ".dvc"):
         if not (workspace / name).exists():
             raise ConfigError(
                 f"{workspace} is no workspace: {name} is missing; make one with: "
@@ -155,6 +156,8 @@ def _copy_project_files(workspace: Path) -> None:
         if not source.exists():
             raise ConfigError(f"{source}: missing; install syncd from a checkout: pip install -e CHECKOUT")
         _write_if_changed(workspace / name, source.read_text(encoding="utf-8"))
+    if not (workspace / REVOKED_FILE).exists():
+        write_revocations(workspace, Revocations())
 
 
 def _init_dvc(workspace: Path) -> None:

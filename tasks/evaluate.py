@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from data.ids import canonical_json, seed_for
+from data.ids import canonical_json, object_of, seed_for
 from data.images import encode_png
 from data.records import Prompt
 from data.shards import ShardIndex, ShardWriter, read_all, write_atomic
@@ -26,7 +26,7 @@ from tasks.evaluation.external import external_images
 from tasks.evaluation.making import make_row, restored
 from tasks.evaluation.rows import Row, models_of, pairs_of, rows_of
 from tasks.evaluation.scoring import Shot, backbones, score_images
-from tasks.evaluation.subjects import Subject, held_out, object_of
+from tasks.evaluation.subjects import Subject, held_out
 from tasks.evaluation.tuning import check_tuning, with_nouns
 
 HELD_OUT = "held_out"

@@ -9,7 +9,7 @@ from configs.schema import Generate
 from data.cameras import Camera
 from data.correspondence import Correspondence, correspond
 from data.depth import decode_depth16, inverse_depth_condition
-from data.ids import sample_id_of, seed_for
+from data.ids import object_of, sample_id_of, seed_for
 from data.images import decode_mask, encode_png
 from data.records import GeneratedRecord, Prompt, PromptRecord, RenderRecord, SampleRecord
 from data.shards import Sample, ShardIndex, ShardWriter, read_all
@@ -25,7 +25,8 @@ def plan(ctx: StageContext) -> list[ShardSpec]:
 
 def training_sets(ctx: StageContext) -> list[str]:
     held_out = set(ctx.index("render").summary["held_out_sets"])
-    return [key for key in ctx.index("render").keys if key not in held_out]
+    planned = [key for key in ctx.planned("render") if key not in held_out]
+    return [key for key in planned if object_of(key) not in ctx.revoked.held_out]
 
 
 def settings_of(ctx: StageContext) -> GenerateSettings:

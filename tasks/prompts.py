@@ -19,7 +19,7 @@ from models.prompts.writers import open_writer
 
 def plan(ctx: StageContext) -> list[ShardSpec]:
     """One key per object. Subjects of one series share a shard, however large: their looks are asked for together."""
-    keys, size = ctx.index("assets").keys, ctx.recipe.prompts.shard_size
+    keys, size = ctx.planned("assets"), ctx.recipe.prompts.shard_size
     if ctx.recipe.assets.source != "subjects":
         return chunk(keys, size)
     shards: list[list[str]] = [[]]

@@ -9,7 +9,7 @@ import numpy as np
 
 from data.cameras import fitting_distance, sample_hemisphere
 from data.depth import encode_depth16
-from data.ids import seed_for, set_id_of
+from data.ids import object_of, seed_for, set_id_of
 from data.images import encode_png
 from data.meshes import MeshError, bounding_radius, load_mesh
 from data.placement import choose_view_sets, draw_placement, pairwise_overlap
@@ -26,7 +26,7 @@ def plan(ctx: StageContext) -> list[ShardSpec]:
     """One key per set; the sets of an object share a shard, so that its mesh is loaded once."""
     return [
         ShardSpec(group.index, tuple(sorted(key for name in group.keys for key in _set_ids(ctx, name))))
-        for group in chunk(ctx.index("assets").keys, ctx.recipe.render.shard_size)
+        for group in chunk(ctx.planned("assets"), ctx.recipe.render.shard_size)
     ]
 
 
@@ -36,7 +36,7 @@ def _set_ids(ctx: StageContext, object_id: str) -> list[str]:
 
 def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     made: dict[str, tuple[RenderRecord, dict[str, bytes]]] = {}
-    objects = sorted({key.rpartition("-s")[0] for key in spec.keys})
+    objects = sorted({object_of(key) for key in spec.keys})
     for sample in ctx.read("assets", objects):
         asset = AssetRecord.model_validate(sample.record)
         wanted = _set_ids(ctx, asset.object_id)

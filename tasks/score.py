@@ -23,7 +23,7 @@ DIGITS = 6
 
 
 def plan(ctx: StageContext) -> list[ShardSpec]:
-    return chunk(ctx.index("generate").keys, ctx.recipe.score.shard_size)
+    return chunk(ctx.planned("generate"), ctx.recipe.score.shard_size)
 
 
 def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:

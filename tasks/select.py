@@ -57,8 +57,12 @@ ALONE = (
 """Reason, score and threshold of the checks of one image by itself, in the order in which they are made."""
 
 
+LOOKS_ACROSS_SHARDS = True
+"""Of sets that nearly repeat each other one is kept: what becomes of a set may depend on any other."""
+
+
 def plan(ctx: StageContext) -> list[ShardSpec]:
-    return chunk(ctx.index("score").keys, ctx.recipe.select.shard_size)
+    return chunk(ctx.planned("score"), ctx.recipe.select.shard_size)
 
 
 def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:

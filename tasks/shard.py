@@ -33,7 +33,7 @@ def plan(ctx: StageContext) -> list[ShardSpec]:
             f"images dropped by reason: {decisions.summary.get('dropped_images')}; see the score histograms in "
             "artifacts/select/histograms.json, then lower select.min_quality or select.min_identity in the recipe"
         )
-    return chunk(_chosen(ctx, object_of), ctx.recipe.shard.shard_size)
+    return chunk([*_chosen(ctx, object_of), *ctx.revoked.sets], ctx.recipe.shard.shard_size)
 
 
 def _chosen(ctx: StageContext, object_of: Mapping[str, str]) -> list[str]:

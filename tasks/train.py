@@ -42,7 +42,14 @@ def plan(ctx: StageContext) -> list[ShardSpec]:
     """One run, one checkpoint. ValueError if the dataset is empty, PairsError if the recipe's pairs are no tars."""
     if ctx.recipe.train.pairs is not None:
         pair_tars(ctx.workspace / ctx.recipe.train.pairs)
-    if not ctx.index("shard").keys:
+    keys = ctx.index("shard").keys
+    gone = sorted(key for key in keys if ctx.revoked.holds(key))
+    if gone:
+        raise ValueError(
+            f"artifacts/shard holds {len(gone)} sets of revoked objects ({', '.join(gone[:5])}), which may not be "
+            "trained on (configs/revoked.yaml says why); make the dataset without them: syncd run --until shard"
+        )
+    if not keys:
         raise ValueError("artifacts/shard holds no set to train on; lower select.min_quality or select.min_identity")
     return [ShardSpec(0, (KEY,))]
 

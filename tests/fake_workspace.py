@@ -26,6 +26,7 @@ def bare_workspace(folder: Path, *overrides: str, stages: Sequence[str] = PIPELI
     """Without DVC: enough for the engine."""
     (folder / "configs").mkdir(parents=True, exist_ok=True)
     shutil.copy(CONFIGS / "versions.yaml", folder / "configs" / "versions.yaml")
+    shutil.copy(CONFIGS / "revoked.yaml", folder / "configs" / "revoked.yaml")
     (folder / "configs" / "inputs.yaml").write_text("assets: {}\nevaluate: {}\ntrain: {}\n")
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": fake_stages(stages)}))
     return activate(folder, *overrides)

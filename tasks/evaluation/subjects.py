@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.assets.captions import head_noun
-from data.ids import seed_for
+from data.ids import object_of, seed_for
 from data.images import decode_mask, decode_png
 from data.records import Prompt, PromptRecord, RenderRecord
 from data.shards import Sample, ShardWriter
@@ -34,10 +34,6 @@ class Subject:
     @property
     def prompts(self) -> list[Prompt]:
         return self.record.prompts
-
-
-def object_of(set_id: str) -> str:
-    return set_id.rsplit("-s", 1)[0]
 
 
 def held_out(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> Iterator[Subject]:

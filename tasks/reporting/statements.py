@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from data.provenance import dependencies_of, read_statement, statement_path
+from data.provenance import dependencies_of, read_statement, signature_in, statement_path
 from data.shards import sha256_file
 
 MAX_SUBJECTS = 40
@@ -68,7 +68,7 @@ def statement_view(workspace: Path, stage: str) -> StatementView:
     return StatementView(
         stage=stage,
         sha256=sha256_file(path),
-        signature=predicate["buildDefinition"]["externalParameters"]["signature"],
+        signature=signature_in(statement) or "",
         subjects=subjects[:MAX_SUBJECTS],
         total_subjects=len(subjects),
         links=[_link(workspace, item) for item in dependencies if item["name"].startswith("artifacts/")],

@@ -7,7 +7,7 @@ from fake_tasks import make_samples
 
 
 def plan(ctx: StageContext) -> list[ShardSpec]:
-    return chunk(ctx.index("assets").keys, ctx.recipe.prompts.shard_size)
+    return chunk(ctx.planned("assets"), ctx.recipe.prompts.shard_size)
 
 
 def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:

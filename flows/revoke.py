@@ -1,0 +1,175 @@
+"""`syncd revoke`: take an object out of everything, and say where it had gone."""
+
+import difflib
+import json
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from configs.load import ConfigError
+from data.ids import object_of
+from data.records import AssetRecord
+from data.revocation import Tombstone, load_revocations, write_revocations
+from data.shards import ShardIndex, load_index, read_all, sha256_file
+from flows.graph import Graph, index_path, load_graph
+from flows.history import DONE, stage_state
+from flows.results import delete_work, old_work
+from flows.workspace import quiet_environment
+from models.header import FILE_NAME
+
+LAST_STAGE = "shard"
+LEDGER = "ledger.jsonl"
+
+
+@dataclass(frozen=True)
+class StageUse:
+    """What a stage holds of an object."""
+
+    stage: str
+    keys: tuple[str, ...]
+    shards: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How the checkpoint of the workspace used an object."""
+
+    sha256: str
+    draws: int
+    """Training examples of the object's sets."""
+    steps: int
+    """Optimizer steps with at least one."""
+
+
+@dataclass(frozen=True)
+class Affected:
+    asset: AssetRecord
+    stages: tuple[StageUse, ...]
+    checkpoint: Trained | None
+
+    @property
+    def published(self) -> tuple[str, ...]:
+        return next((use.keys for use in self.stages if use.stage == LAST_STAGE), ())
+
+
+def find_affected(workspace: Path, wanted: str) -> Affected:
+    """Everything in the finished stages that is of an object, given by its id, address or sha256.
+
+    ConfigError if there is none or if several have that address.
+    """
+    graph = load_graph(workspace)
+    asset = _asset(workspace, wanted)
+    uses = []
+    for stage in graph.until(LAST_STAGE):
+        if index_path(workspace, stage).exists():
+            use = _use(stage, load_index(workspace / "artifacts" / stage), asset.object_id)
+            if use.keys:
+                uses.append(use)
+    return Affected(asset, tuple(uses), _trained(workspace, asset.object_id))
+
+
+def _asset(workspace: Path, wanted: str) -> AssetRecord:
+    folder = workspace / "artifacts" / "assets"
+    records = [AssetRecord.model_validate(sample.record) for sample in read_all(folder, load_index(folder))]
+    found = [own for own in records if wanted in (own.object_id, own.uri, own.source_sha256, own.mesh_sha256)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(own.object_id for own in found[:5])
+        raise ConfigError(f"{wanted} is {len(found)} objects ({names}); name one by its id")
+    near = difflib.get_close_matches(wanted, [own.object_id for own in records], n=3, cutoff=0.4)
+    hint = f"; near it: {', '.join(near)}" if near else ""
+    raise ConfigError(f"no object of {folder} has the id, address or sha256 {wanted}{hint}")
+
+
+def _use(stage: str, index: ShardIndex, object_id: str) -> StageUse:
+    own = [(key, entry.name) for entry in index.shards for key in entry.keys if object_id in (key, object_of(key))]
+    return StageUse(stage, tuple(key for key, _ in own), tuple(dict.fromkeys(name for _, name in own)))
+
+
+def _trained(workspace: Path, object_id: str) -> Trained | None:
+    folder = workspace / "artifacts" / "train"
+    if not (folder / FILE_NAME).exists() or not (folder / LEDGER).exists():
+        return None
+    rows = [json.loads(line) for line in (folder / LEDGER).read_text(encoding="utf-8").splitlines()]
+    draws = Counter(row["step"] for row in rows for own in row["samples"] if object_of(own.get("set", "")) == object_id)
+    return Trained(sha256_file(folder / FILE_NAME), draws.total(), len(draws)) if draws else None
+
+
+def bury(workspace: Path, affected: Affected, reason: str) -> Tombstone:
+    """Write the tombstone. ConfigError unless all that would be made again is up to date: then only the take-down
+    differs, and shards without the object can stay."""
+    graph = load_graph(workspace)
+    revocations = load_revocations(workspace)
+    asset = affected.asset
+    _check_up_to_date(graph, workspace)
+    stone = Tombstone(
+        object_id=asset.object_id,
+        split=asset.split,
+        reason=reason,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        uri=asset.uri,
+        source_sha256=asset.source_sha256,
+        licence=asset.licence,
+        sets=affected.published,
+        checkpoints=(affected.checkpoint.sha256,) if affected.checkpoint else (),
+    )
+    write_revocations(workspace, revocations.adding(stone))
+    return stone
+
+
+def _check_up_to_date(graph: Graph, workspace: Path) -> None:
+    for stage in graph.until(LAST_STAGE):
+        state = stage_state(graph, stage, workspace)
+        if index_path(workspace, stage).exists() and state.state != DONE:
+            raise ConfigError(
+                f"{stage} is {state.state}; bring the dataset up to date first, so that only shards with the object "
+                f"need to be made again: syncd run --until {LAST_STAGE}"
+            )
+
+
+def affected_table(affected: Affected) -> list[list[str]]:
+    """Header and rows."""
+    rows = [["stage", "keys", "shards", ""]]
+    for use in affected.stages:
+        named = ", ".join(use.keys[:4]) + (" ..." if use.keys[4:] else "")
+        rows.append([use.stage, str(len(use.keys)), str(len(use.shards)), named])
+    if affected.checkpoint:
+        trained = affected.checkpoint
+        rows.append(["train", "", "", f"{trained.sha256[:16]}: {trained.draws} examples in {trained.steps} steps"])
+    return rows
+
+
+def affected_json(affected: Affected) -> dict[str, Any]:
+    trained = affected.checkpoint
+    return {
+        "object": affected.asset.model_dump(mode="json", exclude={"attributes"}),
+        "stages": {use.stage: {"keys": use.keys, "shards": use.shards} for use in affected.stages},
+        "checkpoint": trained and {"sha256": trained.sha256, "draws": trained.draws, "steps": trained.steps},
+    }
+
+
+def is_revoked(workspace: Path, wanted: str) -> bool:
+    """Whether the object with this id, address or sha256 has a tombstone."""
+    return any(wanted in (own.object_id, own.uri, own.source_sha256) for own in load_revocations(workspace).tombstones)
+
+
+def purge_earlier(workspace: Path) -> int:
+    """Delete every output but the present ones, from work folders and from DVC's cache; bytes freed."""
+    cache = workspace / ".dvc" / "cache"
+    before = _size(cache)
+    command = [sys.executable, "-m", "dvc", "gc", "--workspace", "--force", "--quiet"]
+    done = subprocess.run(command, cwd=workspace, env=quiet_environment(workspace), capture_output=True, text=True)
+    if done.returncode:
+        raise ConfigError(f"{workspace}: dvc gc failed: {done.stderr.strip()}")
+    found = old_work(workspace)
+    delete_work(found)
+    return sum(item.bytes for item in found) + before - _size(cache)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
