@@ -10,9 +10,11 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from configs.load import load_runtime
@@ -63,6 +65,26 @@ def measured(call: Callable[[], Counts]) -> Measure:
     return Measure(time.perf_counter() - wall, _cpu_s() - cpu, base, _memory_mb("VmHWM"), counts)
 
 
+@contextmanager
+def timed(module: ModuleType, name: str, spent: Counts) -> Iterator[None]:
+    """Add the wall and CPU time of a function of a module to `spent`, as NAME_s and NAME_cpu_s."""
+    known = getattr(module, name)
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        wall, cpu = time.perf_counter(), _cpu_s()
+        try:
+            return known(*arguments, **named)
+        finally:
+            spent[f"{name}_s"] = spent.get(f"{name}_s", 0.0) + time.perf_counter() - wall
+            spent[f"{name}_cpu_s"] = spent.get(f"{name}_cpu_s", 0.0) + _cpu_s() - cpu
+
+    setattr(module, name, call)
+    try:
+        yield
+    finally:
+        setattr(module, name, known)
+
+
 def context(workspace: Path, stage: str, runtime: Runtime) -> StageContext:
     from flows.engine import stage_context
     from flows.graph import load_graph
@@ -72,22 +94,20 @@ def context(workspace: Path, stage: str, runtime: Runtime) -> StageContext:
 
 def run(workspace: Path, stage: str, runtime: Runtime) -> Counts:
     """The whole stage, one shard after the other: plan, shards, publication, statement."""
+    from flows import engine
     from flows.console import stage_progress
-    from flows.engine import run_stage
     from flows.runners import serial
 
-    with stage_progress(stage, runtime.log_level) as show:
-        result = run_stage(stage, workspace, runtime, serial, show.update, PACKAGE)
+    spent: Counts = {}
+    with (
+        timed(engine, "changed_shards", spent),
+        timed(engine, "publish", spent),
+        timed(engine, "state", spent),
+        stage_progress(stage, runtime.log_level) as show,
+    ):
+        result = engine.run_stage(stage, workspace, runtime, serial, show.update, PACKAGE)
         show.finish(result)
-    return {"shards": result.shards, "made": result.shards - result.reused, "keys": result.keys}
-
-
-def plan(workspace: Path, stage: str, runtime: Runtime) -> Counts:
-    from flows.engine import plan_shards
-    from flows.worker import stage_module
-
-    specs = plan_shards(stage_module(PACKAGE, stage), context(workspace, stage, runtime))
-    return {"shards": len(specs), "keys": sum(len(spec.keys) for spec in specs)}
+    return {"shards": result.shards, "made": result.shards - result.reused, "keys": result.keys, **spent}
 
 
 def scan(workspace: Path, stage: str, runtime: Runtime) -> Counts:
@@ -98,27 +118,6 @@ def scan(workspace: Path, stage: str, runtime: Runtime) -> Counts:
     ctx = context(workspace, stage, runtime)
     specs = plan_shards(stage_module(PACKAGE, stage), ctx)
     return {"shards": len(specs), "done": len(finished_shards(ctx, specs))}
-
-
-def publish(workspace: Path, stage: str, runtime: Runtime) -> Counts:
-    """Index, files of finalize, and statement of a stage whose shards are all there."""
-    from flows import engine
-    from flows.graph import load_graph
-    from flows.worker import stage_module
-
-    graph, module, ctx = load_graph(workspace), stage_module(PACKAGE, stage), context(workspace, stage, runtime)
-    receipts = list(engine.finished_shards(ctx, engine.plan_shards(module, ctx)).values())
-    failed = sorted((failure for receipt in receipts for failure in receipt.failed), key=lambda failure: failure.key)
-    before, cpu = time.perf_counter(), time.process_time()
-    index = engine.publish(module, ctx, receipts, failed)
-    stated = time.perf_counter()
-    engine.state(graph, ctx, index, receipts)
-    return {
-        "shards": len(receipts),
-        "publish_s": stated - before,
-        "state_s": time.perf_counter() - stated,
-        "cpu_s": time.process_time() - cpu,
-    }
 
 
 def runner(workspace: Path, name: str, runtime: Runtime) -> Counts:
@@ -173,16 +172,9 @@ def status(workspace: Path, stage: str, runtime: Runtime) -> Counts:
 def make_plan(workspace: Path, stage: str, runtime: Runtime) -> Counts:
     from flows import plan as planning
 
-    known, spent = planning.dvc_status, {}
-
-    def timed(folder: Path) -> Any:
-        before = time.perf_counter()
-        found = known(folder)
-        spent["dvc_s"] = time.perf_counter() - before
-        return found
-
-    planning.dvc_status = timed
-    planned = planning.make_plan(workspace, runtime, package=PACKAGE)
+    spent: Counts = {}
+    with timed(planning, "dvc_status", spent):
+        planned = planning.make_plan(workspace, runtime, package=PACKAGE)
     return {"stages": len(planned), "would_run": sum(item.would_run for item in planned), **spent}
 
 
@@ -195,7 +187,7 @@ def verify(workspace: Path, stage: str, runtime: Runtime) -> Counts:
 
 
 STEPS: dict[str, Callable[[Path, str, Runtime], Counts]] = {
-    step.__name__: step for step in (run, plan, scan, publish, runner, ledger, status, make_plan, verify)
+    step.__name__: step for step in (run, scan, runner, ledger, status, make_plan, verify)
 }
 
 

@@ -30,7 +30,6 @@ class StageRow:
     run: Measure
     scan: Measure
     resume: Measure
-    publish: Measure
     index_bytes: int
     statement_bytes: int
 
@@ -85,7 +84,6 @@ def simulate(
             runs[stage],
             scans[stage],
             resumes[stage],
-            lab.measure("publish", stage),
             (workspace / "artifacts" / stage / "index.json").stat().st_size,
             statement_path(workspace, stage).stat().st_size,
         )

@@ -62,8 +62,6 @@ def looks(count: int) -> int:
     return sum(entry.looks[0] for entry in entries) - before
 
 
-def test_all_shards_that_read_their_input_look_at_shards_as_many_as_there_are_and_not_their_square() -> (
-    None
-):
+def test_all_shards_that_read_their_input_look_at_shards_as_many_as_there_are_and_not_their_square() -> None:
     assert looks(400) == 4 * looks(100)
     assert looks(400) <= 10 * 400
