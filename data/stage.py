@@ -16,7 +16,7 @@ from typing import Any
 
 from configs.schema import Recipe
 from data.lookup import KeyLookup
-from data.shards import Sample, ShardIndex, load_index, read_shard
+from data.shards import Sample, ShardError, ShardIndex, load_index, read_shard, verify_file
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,16 @@ class StageContext:
         for entry in self._indexed(stage)[1].holding(wanted):
             found += [sample for sample in read_shard(directory, entry) if sample.key in wanted]
         yield from sorted(found, key=lambda sample: sample.key)
+
+    def file(self, stage: str, name: str) -> Path:
+        """A file beside the shards of an input stage; ShardError if it is not the bytes that the index vouches for."""
+        path = self.output_dir(stage) / name
+        entry = next((entry for entry in self.index(stage).files if entry.name == name), None)
+        if entry is None:
+            known = ", ".join(file.name for file in self.index(stage).files) or "none"
+            raise ShardError(f"{path}: not a file of stage {stage}; it has: {known}")
+        verify_file(path, entry.bytes, entry.sha256)
+        return path
 
     def _indexed(self, stage: str) -> tuple[ShardIndex, KeyLookup]:
         if stage not in self.inputs:

@@ -39,6 +39,7 @@ from data.stage import ShardSpec, StageContext, chunk
 
 THRESHOLDS = tuple(name for name in Select.model_fields if name.startswith(("min_", "max_")) and "failed" not in name)
 HISTOGRAM_BINS = 40
+DECISIONS = "decisions.jsonl"
 Scored = tuple[ScoreRecord, DecisionRecord]
 OFF = {
     "min_text": -1.0,
@@ -193,7 +194,7 @@ def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, A
             dropped.update(reason.code for image in decision.images for reason in image.reasons)
             yield scores, decision
 
-    with (out_dir / "decisions.jsonl").open("wb") as stream:
+    with (out_dir / DECISIONS).open("wb") as stream:
         graphs = histograms(told(stream), thresholds)
     (out_dir / "histograms.json").write_bytes(canonical_json(graphs) + b"\n")
     return {

@@ -1,5 +1,6 @@
 """Shard: the published dataset, the kept images of kept sets with their whole record (see data/published.py)."""
 
+import json
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -9,8 +10,9 @@ from data.card import CardFacts, write_card
 from data.ids import seed_for
 from data.published import DroppedSample, PublishedAsset, PublishedRecord, PublishedSample
 from data.records import AssetRecord, DecisionRecord, GeneratedRecord, ScoreRecord
-from data.shards import Sample, ShardIndex, ShardWriter, read_all
+from data.shards import Sample, ShardIndex, ShardWriter, read_records
 from data.stage import ShardSpec, StageContext, chunk
+from tasks.select import DECISIONS
 
 
 def plan(ctx: StageContext) -> list[ShardSpec]:
@@ -23,10 +25,10 @@ def plan(ctx: StageContext) -> list[ShardSpec]:
             "and the render and generate stages failed the others (syncd status says why)"
         )
     object_of = {}
-    for sample in read_all(ctx.output_dir("select"), decisions):
-        decision = DecisionRecord.model_validate(sample.record)
-        if decision.kept and decision.object_id not in held_out:
-            object_of[sample.key] = decision.object_id
+    with ctx.file("select", DECISIONS).open("rb") as stream:
+        for decision in map(json.loads, stream):
+            if decision["kept"] and decision["object_id"] not in held_out:
+                object_of[decision["set_id"]] = decision["object_id"]
     if not object_of:
         raise ValueError(
             f"shard: none of {len(decisions.keys)} sets was kept, so there is no dataset to publish; "
@@ -136,7 +138,7 @@ def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, A
     """Writes DATASET_CARD.md and card.json."""
     origins: dict[str, PublishedAsset] = {}
     images, categories, generators = Counter(), Counter(), Counter()
-    for sample in read_all(out_dir, index):
+    for sample in read_records(out_dir, index):
         record = PublishedRecord.model_validate(sample.record)
         origins[record.object_id] = record.asset
         images[len(record.samples)] += 1
