@@ -39,9 +39,13 @@ def stage_table(simulation: Simulation) -> Table:
 
 
 def _row(row: StageRow, simulation: Simulation) -> list[str]:
-    shards = max(row.shards, 1)
     publish = sum(row.resume.counts[f"{part}_cpu_s"] for part in ("publish", "state"))
     verify = row.resume.counts["changed_shards_cpu_s"]
+    per_shard = ["-", "-", "-"]
+    if row.shards > 1:
+        overhead = overhead_s(row, simulation)
+        cpu = row.run.cpu_s / row.shards
+        per_shard = [f"{1000 * overhead:.1f}", f"{1000 * cpu:.1f}", f"{overhead / SHARD_SECONDS:.3%}"]
     return [
         row.stage,
         f"{row.shards}",
@@ -50,9 +54,7 @@ def _row(row: StageRow, simulation: Simulation) -> list[str]:
         f"{row.scan.cpu_s:.2f}",
         f"{row.scan.peak_mb:.0f}",
         f"{row.scan.base_mb:.0f}",
-        f"{1000 * overhead_s(row, simulation):.1f}",
-        f"{1000 * row.run.cpu_s / shards:.1f}",
-        f"{overhead_s(row, simulation) / SHARD_SECONDS:.3%}",
+        *per_shard,
         f"{row.resume.cpu_s:.1f}",
         f"{verify:.1f}",
         f"{publish:.1f}",
@@ -62,9 +64,9 @@ def _row(row: StageRow, simulation: Simulation) -> list[str]:
 
 
 def overhead_s(row: StageRow, simulation: Simulation) -> float:
-    """Wall time of the stage per shard beyond what its shards slept: reading inputs, writing and syncing tars and
+    """Wall time of a stage with shards, for each, beyond what they slept: reading inputs, writing and syncing tars and
     receipts, planning, publication, statement."""
-    return row.run.wall_s / max(row.shards, 1) - (simulation.world.sleep_s if row.shards else 0.0)
+    return row.run.wall_s / row.shards - simulation.world.sleep_s
 
 
 def promises(simulation: Simulation) -> list[Promise]:
@@ -88,6 +90,7 @@ def promises(simulation: Simulation) -> list[Promise]:
         Promise("the same per shard", 100 * simulation.dvc_s / shards / SHARD_SECONDS, "% of 60 s", 100 * SHARE),
         Promise("syncd status", simulation.status.wall_s, "s"),
         Promise("syncd plan", simulation.plan.wall_s, "s", SECONDS * scale),
+        Promise("the same, CPU time", simulation.plan.cpu_s, "s", SECONDS * scale),
         Promise("of it dvc status", simulation.plan.counts["dvc_status_s"], "s"),
         Promise("peak memory of syncd plan", simulation.plan.peak_mb, "MB", MEGABYTES * scale),
         Promise("every digest again (syncd verify)", simulation.verify.wall_s, "s"),
