@@ -189,27 +189,42 @@ def load_receipt(directory: Path, index: int, signature: str) -> Receipt | None:
 
     Raises ShardError if a receipt is there but its tar is not the bytes it vouches for.
     """
+    receipt = read_receipt(directory, index, signature)
+    if receipt is not None:
+        verify_file(directory / receipt.name, receipt.bytes, receipt.sha256)
+    return receipt
+
+
+def read_receipt(directory: Path, index: int, signature: str) -> Receipt | None:
+    """The same without a look at the bytes of the tar: ShardError if it is missing or of another size."""
     path = receipt_path(directory, index)
-    if not path.exists():
-        return None
     try:
         receipt = Receipt.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
     except ValueError as error:
         raise ShardError(f"{path}: not a receipt ({error}); delete it to redo this shard") from error
     if receipt.signature != signature or receipt.index != index:
         raise ShardError(
             f"{path}: made for signature {receipt.signature}, not {signature}; delete it to redo this shard"
         )
-    verify_file(directory / receipt.name, receipt.bytes, receipt.sha256)
+    verify_size(directory / receipt.name, receipt.bytes)
     return receipt
+
+
+def verify_size(path: Path, size: int) -> None:
+    """Raise ShardError unless `path` is there and has this size."""
+    try:
+        found = path.stat().st_size
+    except FileNotFoundError as error:
+        raise ShardError(f"{path}: missing") from error
+    if found != size:
+        raise ShardError(f"{path}: {found} bytes, expected {size}; the file was changed or truncated")
 
 
 def verify_file(path: Path, size: int, sha256: str) -> None:
     """Raise ShardError unless `path` holds exactly the bytes with this size and digest."""
-    if not path.exists():
-        raise ShardError(f"{path}: missing")
-    if path.stat().st_size != size:
-        raise ShardError(f"{path}: {path.stat().st_size} bytes, expected {size}; the file was changed or truncated")
+    verify_size(path, size)
     found = sha256_file(path)
     if found != sha256:
         raise ShardError(f"{path}: sha256 {found}, expected {sha256}; the file was changed after it was finished")
@@ -258,3 +273,16 @@ def read_all(directory: Path, index: ShardIndex) -> Iterator[Sample]:
     """Every sample of a finished stage, shard by shard, each verified."""
     for entry in index.shards:
         yield from read_shard(directory, entry)
+
+
+def read_records(directory: Path, index: ShardIndex) -> Iterator[Sample]:
+    """Every sample of a stage without its files, which are passed over on the disk.
+
+    So no digest is checked: this is for finalize(), which the engine calls with shards that it has made or verified.
+    """
+    for entry in index.shards:
+        with tarfile.open(directory / entry.name) as tar:
+            for member in tar:
+                key, _, extension = member.name.partition(".")
+                if extension == "json":
+                    yield Sample(key, json.loads(tar.extractfile(member).read()), {})

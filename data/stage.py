@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import Recipe
+from data.lookup import KeyLookup
 from data.revocation import REVOKED, Revoked
-from data.shards import Sample, ShardIndex, load_index, read_shard
+from data.shards import Sample, ShardError, ShardIndex, load_index, read_shard, verify_file
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,7 @@ class StageContext:
 
     def index(self, stage: str) -> ShardIndex:
         """Index of an input stage; ValueError if the stage graph does not declare it as an input."""
-        if stage not in self.inputs:
-            raise ValueError(f"stage {self.stage} reads {stage}, which dvc.yaml does not list among its inputs")
-        path = self.output_dir(stage) / "index.json"
-        return _cached_index(path.parent, path.stat().st_mtime_ns if path.exists() else 0)
+        return self._indexed(stage)[0]
 
     def planned(self, stage: str) -> list[str]:
         """Keys of an input stage in ascending order, with those that it recorded as revoked.
@@ -83,15 +81,31 @@ class StageContext:
         wanted = set(keys)
         directory = self.output_dir(stage)
         found = []
-        for entry in self.index(stage).shards:
-            if wanted.intersection(entry.keys):
-                found += [sample for sample in read_shard(directory, entry) if sample.key in wanted]
+        for entry in self._indexed(stage)[1].holding(wanted):
+            found += [sample for sample in read_shard(directory, entry) if sample.key in wanted]
         yield from sorted(found, key=lambda sample: sample.key)
+
+    def file(self, stage: str, name: str) -> Path:
+        """A file beside the shards of an input stage; ShardError if it is not the bytes that the index vouches for."""
+        path = self.output_dir(stage) / name
+        entry = next((entry for entry in self.index(stage).files if entry.name == name), None)
+        if entry is None:
+            known = ", ".join(file.name for file in self.index(stage).files) or "none"
+            raise ShardError(f"{path}: not a file of stage {stage}; it has: {known}")
+        verify_file(path, entry.bytes, entry.sha256)
+        return path
+
+    def _indexed(self, stage: str) -> tuple[ShardIndex, KeyLookup]:
+        if stage not in self.inputs:
+            raise ValueError(f"stage {self.stage} reads {stage}, which dvc.yaml does not list among its inputs")
+        path = self.output_dir(stage) / "index.json"
+        return _cached_index(path.parent, path.stat().st_mtime_ns if path.exists() else 0)
 
 
 @lru_cache(maxsize=32)
-def _cached_index(directory: Path, _mtime_ns: int) -> ShardIndex:
-    return load_index(directory)
+def _cached_index(directory: Path, _mtime_ns: int) -> tuple[ShardIndex, KeyLookup]:
+    index = load_index(directory)
+    return index, KeyLookup(index)
 
 
 def chunk(keys: Sequence[str], size: int) -> list[ShardSpec]:

@@ -16,7 +16,7 @@ from typing import Any
 from data.ids import canonical_json
 from data.provenance import input_indexes, parameters_of, read_statement, signature_in
 from data.revocation import REVOKED, REVOKED_FILE, Revoked
-from data.shards import Receipt, ShardError, load_receipt, read_tar, receipt_path, sha256_file, write_atomic
+from data.shards import Receipt, ShardError, read_receipt, read_tar, receipt_path, sha256_file, write_atomic
 from data.stage import ShardSpec, StageContext
 from flows.graph import Graph, index_path, input_digests, tracked_values
 
@@ -101,7 +101,7 @@ def carry_over(module: ModuleType, ctx: StageContext, specs: list[ShardSpec], ea
 def _receipt(earlier: Earlier, index: int) -> Receipt | None:
     """None if the shard is not there, or is not what its receipt says: then it is made."""
     with suppress(ShardError):
-        return load_receipt(earlier.folder, index, earlier.signature)
+        return read_receipt(earlier.folder, index, earlier.signature)
     return None
 
 

@@ -21,6 +21,7 @@ from flows.options import (
     runtime_of,
 )
 from flows.promotion.commands import models, retrain
+from flows.simulation.commands import simulate
 from flows.stopping import EXIT_CODE as STOP_CODE
 from flows.stopping import MESSAGE as STOP_MESSAGE
 from flows.stopping import exit_on_sigterm
@@ -41,6 +42,7 @@ app.add_typer(ablate, name="ablate")
 app.add_typer(models, name="models")
 study = typer.Typer(help="Ask people which images they prefer.", no_args_is_help=True)
 app.add_typer(study, name="study")
+app.command()(simulate)
 
 FULL_BELOW_BYTES = 1_000_000
 STOPPED = {130: "interrupted; finished shards are kept, the same command resumes", STOP_CODE: STOP_MESSAGE}

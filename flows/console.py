@@ -15,6 +15,8 @@ from flows.engine import Progress, StageResult
 
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BETWEEN_LOOKS = 1.0
+MOST_LOOKING = 0.02
+"""Share of the time that may go into looks at unfinished shards: with a million files in a folder one takes seconds."""
 LOGGERS = ("data", "models", "tasks")
 
 
@@ -28,6 +30,7 @@ class StageProgress(ABC):
         self.latest: Progress | None = None
         self.first: Progress | None = None
         self.note = ""
+        self._seen, self._next_look = 0, 0.0
         self._stop = threading.Event()
         self._ticker = threading.Thread(target=self._tick, daemon=True)
 
@@ -56,8 +59,12 @@ class StageProgress(ABC):
     def done(self) -> int:
         """Keys that are finished or written to an unfinished shard."""
         assert self.latest is not None
-        begun = keys_begun(self.latest.work_dir, self.wall_started)
-        return min(self.latest.keys_done + begun, self.latest.keys_total)
+        before = time.monotonic()
+        if before >= self._next_look:
+            self._seen = self.latest.keys_done + keys_begun(self.latest.work_dir, self.wall_started)
+            after = time.monotonic()
+            self._next_look = after + max(SECONDS_BETWEEN_LOOKS, (after - before) / MOST_LOOKING)
+        return min(max(self.latest.keys_done, self._seen), self.latest.keys_total)
 
     def rate(self, done: int) -> float:
         """Keys per second since this run began."""

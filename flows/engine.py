@@ -7,15 +7,14 @@ shards are hard-linked into artifacts/<stage>/, which appears whole or not at al
 import json
 import os
 import shutil
-import sys
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,10 +29,7 @@ from data.shards import (
     FileEntry,
     Receipt,
     ShardEntry,
-    ShardError,
     ShardIndex,
-    load_receipt,
-    receipt_path,
     sha256_file,
     write_atomic,
 )
@@ -50,12 +46,12 @@ from flows.graph import (
     tracked_values,
 )
 from flows.inputs import check_inputs
+from flows.receipts import changed_shards, finished_shards, warn
 from flows.runners import RUNNERS, Runner, WorkerLostError
 from flows.worker import (
     RUN_ID_VARIABLE,
     Job,
     StageError,
-    check_accounted,
     disk_full,
     is_disk_full,
     make_shard,
@@ -139,10 +135,17 @@ def plan_shards(module: ModuleType, ctx: StageContext) -> list[ShardSpec]:
     for spec in specs:
         if list(spec.keys) != sorted(set(spec.keys)):
             raise StageError(f"{ctx.stage}: plan() gives shard {spec.index} keys that do not ascend")
-    repeated = [key for key, count in Counter(key for spec in specs for key in spec.keys).items() if count > 1]
-    if repeated:
+    if repeated := _repeated(specs):
         raise StageError(f"{ctx.stage}: plan() puts {repeated[:5]} into more than one shard")
     return specs
+
+
+def _repeated(specs: list[ShardSpec]) -> list[str]:
+    """Keys in more than one shard. Where shards ascend one after the other there are none, and nothing to count."""
+    filled = [spec for spec in specs if spec.keys]
+    if all(first.keys[-1] < second.keys[0] for first, second in pairwise(filled)):
+        return []
+    return [key for key, count in Counter(key for spec in filled for key in spec.keys).items() if count > 1]
 
 
 @contextmanager
@@ -154,27 +157,6 @@ def stage_step(stage: str, step: str) -> Iterator[None]:
         if is_expected(error) or is_disk_full(error):
             raise
         raise StageError(f"{stage}: {step}: {type(error).__name__}: {error} (details: SYNCD_DEBUG=1)") from error
-
-
-def finished_shards(ctx: StageContext, specs: list[ShardSpec]) -> dict[int, Receipt]:
-    """Receipts that hold, by shard; one that does not is deleted with a warning, so that its shard is made again."""
-    receipts = {}
-    for spec in specs:
-        try:
-            receipt = load_receipt(ctx.work_dir, spec.index, ctx.signature)
-            if receipt is None:
-                continue
-            check_accounted(ctx.stage, spec, receipt.keys, [failure.key for failure in receipt.failed])
-        except (ShardError, StageError) as error:
-            warn(f"{ctx.stage}: {error}; making shard {spec.index} again")
-            receipt_path(ctx.work_dir, spec.index).unlink()
-            continue
-        receipts[spec.index] = receipt
-    return receipts
-
-
-def warn(message: str) -> None:
-    print(f"WARNING: {message}", file=sys.stderr, flush=True)
 
 
 def run_stage(
@@ -233,21 +215,33 @@ def make_shards(
 ) -> Work:
     """Make every shard of the plan that has no receipt yet; StageError if one crashes or too many keys fail.
 
-    Shards that a take-down leaves as they were in an `earlier` output are taken from there.
+    Shards that a take-down leaves as they were in an `earlier` output are taken from there. The bytes of shards that
+    were there before are read last, when the stage can be published but for them.
     """
     specs = plan_shards(module, ctx)
     if earlier is not None:
         carry_over(module, ctx, specs, earlier)
     receipts = finished_shards(ctx, specs)
-    reused = len(receipts)
+    found = list(receipts.values())
     _write_plan(ctx, specs)
     tell = on_progress or (lambda progress: None)
-    tell(_progress(ctx, specs, receipts))
-    pending = [spec for spec in specs if spec.index not in receipts]
     runtime = runtime.model_copy(update={"threads_per_worker": threads_per_worker(runtime, len(specs))})
-    for receipt in _make(ctx, pending, receipts, runtime, runner, package):
-        receipts[receipt.index] = receipt
-        tell(_progress(ctx, specs, receipts))
+    reused = len(found)
+    while True:
+        progress = _progress(ctx, specs, receipts)
+        tell(progress)
+        pending = [spec for spec in specs if spec.index not in receipts]
+        for receipt in _make(ctx, pending, receipts, runtime, runner, package):
+            receipts[receipt.index] = receipt
+            progress = _advanced(progress, receipt)
+            tell(progress)
+        changed = changed_shards(ctx, found, runtime.workers)
+        if not changed:
+            break
+        reused -= len(changed)
+        found = []
+        for index in changed:
+            del receipts[index]
     ordered = [receipts[spec.index] for spec in specs]
     failed = sorted((failure for receipt in ordered for failure in receipt.failed), key=lambda item: item.key)
     filtered = getattr(module, "FILTERED_REASONS", frozenset()) | {REVOKED}
@@ -390,6 +384,16 @@ def _progress(ctx: StageContext, specs: list[ShardSpec], receipts: dict[int, Rec
         failed=sum(len(receipt.failed) for receipt in receipts.values()),
         work_dir=ctx.work_dir,
         reasons=dict(Counter(failure.reason for receipt in receipts.values() for failure in receipt.failed)),
+    )
+
+
+def _advanced(progress: Progress, receipt: Receipt) -> Progress:
+    """With one more shard done: a look at all of them after each would be one at their square."""
+    return replace(
+        progress,
+        shards_done=progress.shards_done + 1,
+        keys_done=progress.keys_done + len(receipt.keys) + len(receipt.failed),
+        failed=progress.failed + len(receipt.failed),
     )
 
 

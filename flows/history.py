@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from configs.load import ConfigError
-from data.shards import Receipt, ShardError, ShardIndex, load_index
+from data.shards import Receipt, ShardError, ShardIndex, load_index, receipt_path
 from flows.crashes import crashes_in
 from flows.graph import Graph, index_path, stage_signature
 from flows.workspace import queued_mark
 
+PACE_RECEIPTS = 256
+"""Evenly spaced, these say how fast a stage is as well as all of them."""
 DONE, STALE, PARTIAL, READY, WAITING = "done", "out of date", "unfinished", "not begun", "waiting"
 
 
@@ -33,7 +35,7 @@ class StageState:
 
 @dataclass(frozen=True)
 class Pace:
-    """Means over the receipts of this signature, or of the latest earlier one."""
+    """Means over receipts of this signature, or of the latest earlier one: over PACE_RECEIPTS of them at most."""
 
     seconds_per_key: float
     bytes_per_key: float
@@ -45,9 +47,12 @@ def work_folder(workspace: Path, stage: str, signature: str) -> Path:
     return workspace / "artifacts" / ".work" / stage / signature[:16]
 
 
-def receipts_in(folder: Path) -> list[Receipt]:
-    """Receipts of one work folder, their tars not verified."""
-    return [Receipt.model_validate_json(path.read_bytes()) for path in sorted(folder.glob("[0-9]" * 6 + ".json"))]
+def receipts_in(folder: Path, most: int | None = None) -> list[Receipt]:
+    """Receipts of one work folder by number, their tars not verified; of more than `most`, evenly spaced ones."""
+    numbers = sorted(int(path.stem) for path in folder.glob("[0-9]*.json") if path.stem.isdigit())
+    if most is not None and len(numbers) > most:
+        numbers = [numbers[place * len(numbers) // most] for place in range(most)]
+    return [Receipt.model_validate_json(receipt_path(folder, number).read_bytes()) for number in numbers]
 
 
 def published(workspace: Path, stage: str) -> ShardIndex | None:
@@ -69,7 +74,7 @@ def pace_of(workspace: Path, stage: str, signature: str | None) -> Pace | None:
     others = [folder for folder in parent.glob("*") if folder.is_dir() and folder != own] if parent.exists() else []
     ordered = sorted(others, key=lambda folder: folder.stat().st_mtime, reverse=True)
     for folder in ([own] if own and own.exists() else []) + ordered:
-        receipts = receipts_in(folder)
+        receipts = receipts_in(folder, PACE_RECEIPTS)
         keys = sum(len(receipt.keys) + len(receipt.failed) for receipt in receipts)
         if keys:
             seconds = sum(float(receipt.run.get("seconds", 0.0)) for receipt in receipts)

@@ -60,11 +60,12 @@ def open_source(section: Assets, seed: int, options: dict[str, Any], workspace: 
 
 @dataclass(frozen=True)
 class Opened:
-    """A source, the ids that the recipe takes from it, and which of them are held out."""
+    """A source, the ids that the recipe takes from it, which of them are held out, and what is known of each."""
 
     source: AssetSource
     keys: tuple[str, ...]
     held_out: frozenset[str]
+    candidates: dict[str, AssetCandidate]
 
 
 def opened(ctx: StageContext) -> Opened:
@@ -76,10 +77,13 @@ def opened(ctx: StageContext) -> Opened:
 def _opened(recipe_section: str, seed: int, options: bytes, workspace: Path) -> Opened:
     section = Assets.model_validate_json(recipe_section)
     source = open_source(section, seed, json.loads(options), workspace)
-    keys = [candidate.id for candidate in source.candidates()]
+    listed = source.candidates()
+    keys = [candidate.id for candidate in listed]
     if section.count:
         keys = sorted(keys, key=lambda key: seed_for(seed, "assets", key))[: section.count]
-    return Opened(source, tuple(keys), held_out_of(keys, section.eval_share, section.split_seed))
+    held_out = held_out_of(keys, section.eval_share, section.split_seed)
+    wanted = set(keys)
+    return Opened(source, tuple(keys), held_out, {own.id: own for own in listed if own.id in wanted})
 
 
 def plan(ctx: StageContext) -> list[ShardSpec]:
@@ -93,10 +97,9 @@ def plan(ctx: StageContext) -> list[ShardSpec]:
 
 def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     section = ctx.recipe.assets
-    source, held_out = opened(ctx).source, opened(ctx).held_out
-    by_id = {candidate.id: candidate for candidate in source.candidates()}
+    source, held_out, candidates = opened(ctx).source, opened(ctx).held_out, opened(ctx).candidates
     for key in spec.keys:
-        candidate = by_id[key]
+        candidate = candidates[key]
         try:
             mesh = _fetch(source, candidate)
         except AssetError as error:

@@ -12,7 +12,7 @@ from data.depth import decode_depth16, inverse_depth_condition
 from data.ids import object_of, sample_id_of, seed_for
 from data.images import decode_mask, encode_png
 from data.records import GeneratedRecord, Prompt, PromptRecord, RenderRecord, SampleRecord
-from data.shards import Sample, ShardIndex, ShardWriter, read_all
+from data.shards import Sample, ShardIndex, ShardWriter, read_records
 from data.stage import ShardSpec, StageContext, chunk
 from models import registry
 from models.generator import GenerateSettings, ImageSet, SetRequest
@@ -188,7 +188,7 @@ def _files(sample: Sample, request: SetRequest, made: ImageSet) -> dict[str, byt
 def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, Any]:
     images = 0
     visible = []
-    for sample in read_all(out_dir, index):
+    for sample in read_records(out_dir, index):
         images += len(sample.record["samples"])
         visible += list(sample.record["correspondence_share"].values())
     share = round(float(np.mean(visible)), 4) if visible else None

@@ -122,14 +122,13 @@ def answers_folder(ctx: StageContext) -> Path:
 
 def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, Any]:
     """Writes coverage.json and coverage.md: prompts per object and kind, lengths, what several objects share."""
-    records = [PromptRecord.model_validate(sample.record) for sample in read_all(out_dir, index)]
-    covered = coverage(records)
+    covered = coverage(PromptRecord.model_validate(sample.record) for sample in read_all(out_dir, index))
     write_atomic(out_dir / "coverage.json", canonical_json(covered) + b"\n")
     write_atomic(out_dir / "coverage.md", as_markdown(covered).encode())
     return {
         "objects": len(index.keys),
-        "prompts": sum(len(record.prompts) for record in records),
-        "rejected": sum(len(record.rejected) for record in records),
+        "prompts": sum(kind["prompts"] for kind in covered["kinds"].values()),
+        "rejected": sum(covered["rejected"].values()),
         "shared_captions": covered["shared_captions"],
         "kinds": covered["kinds"],
     }

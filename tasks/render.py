@@ -15,7 +15,7 @@ from data.meshes import MeshError, bounding_radius, load_mesh
 from data.placement import choose_view_sets, draw_placement, pairwise_overlap
 from data.records import AssetRecord, RenderRecord, ViewRecord
 from data.rendering import Renderer, View
-from data.shards import Sample, ShardIndex, ShardWriter, read_all
+from data.shards import Sample, ShardIndex, ShardWriter, read_records
 from data.stage import ShardSpec, StageContext, chunk
 
 FILTERED_REASONS = frozenset({"too_few_views"})
@@ -145,7 +145,7 @@ def renderer_of(resolution: int) -> Renderer:
 def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, Any]:
     """Numbers of sets, and which of them are held out; the generate stage leaves those alone."""
     held_out, areas, overlaps = [], [], []
-    for sample in read_all(out_dir, index):
+    for sample in read_records(out_dir, index):
         if sample.record["split"] == "eval":
             held_out.append(sample.key)
         areas += [view["area"] for view in sample.record["views"]]

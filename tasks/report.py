@@ -11,11 +11,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from data.provenance import statement_path
-from data.records import DecisionRecord
 from data.shards import ShardIndex, ShardWriter, read_all
 from data.stage import ShardSpec, StageContext
 from tasks.reporting import evaluation, pipeline, scores, training
-from tasks.reporting.sets import ShownSet, choose, load_sets, set_view, spaced
+from tasks.reporting.sets import ShownSet, Verdict, choose, load_sets, set_view, spaced
 from tasks.reporting.sheet import contact_sheet
 from tasks.reporting.statements import StatementView, statement_view
 
@@ -104,10 +103,11 @@ def _template() -> Any:
     return environment.get_template("report.html.j2")
 
 
-def _decisions(ctx: StageContext, indexes: dict[str, ShardIndex]) -> list[DecisionRecord]:
+def _decisions(ctx: StageContext, indexes: dict[str, ShardIndex]) -> list[Verdict]:
     if not {"generate", "score", "select"} <= set(indexes):
         return []
-    return [DecisionRecord.model_validate(s.record) for s in read_all(ctx.output_dir("select"), indexes["select"])]
+    samples = read_all(ctx.output_dir("select"), indexes["select"])
+    return [Verdict(sample.record["set_id"], sample.record["kept"]) for sample in samples]
 
 
 def _stated(ctx: StageContext, stage: str) -> bool:
@@ -146,7 +146,7 @@ def _tiles(indexes: dict[str, ShardIndex], failed: int) -> list[dict[str, Any]]:
     return tiles
 
 
-def _groups(shown: list[ShownSet], decisions: list[DecisionRecord]) -> list[dict[str, Any]]:
+def _groups(shown: list[ShownSet], decisions: list[Verdict]) -> list[dict[str, Any]]:
     groups = []
     for kept, word in ((True, "Kept"), (False, "Dropped")):
         sets = [set_view(item) for item in shown if item.decision.kept == kept]

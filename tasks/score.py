@@ -1,5 +1,6 @@
 """Score: quality, identity, context and text scores of every image of every set; nothing is decided here."""
 
+from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,10 +115,14 @@ def _rounded(value: float) -> float:
 
 def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, Any]:
     """Mean and standard deviation of every score, and the models that gave them."""
-    scores = [ScoreRecord.model_validate(sample.record) for sample in read_all(out_dir, index)]
-    columns = {name: [getattr(image, name) for record in scores for image in record.images] for name in NAMES}
+    sets, columns = 0, {name: array("d") for name in NAMES}
+    for sample in read_all(out_dir, index):
+        sets += 1
+        for image in ScoreRecord.model_validate(sample.record).images:
+            for name, values in columns.items():
+                values.append(getattr(image, name))
     return {
-        "sets": len(scores),
+        "sets": sets,
         "images": len(columns["quality"]),
         "mean": {name: round(float(np.mean(values)), 4) if values else None for name, values in columns.items()},
         "std": {name: round(float(np.std(values)), 4) if values else None for name, values in columns.items()},

@@ -20,11 +20,13 @@ An image carries the reason at which it fell first, with the value and the thres
 
 import fcntl
 import json
+from array import array
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -37,6 +39,8 @@ from data.stage import ShardSpec, StageContext, chunk
 
 THRESHOLDS = tuple(name for name in Select.model_fields if name.startswith(("min_", "max_")) and "failed" not in name)
 HISTOGRAM_BINS = 40
+DECISIONS = "decisions.jsonl"
+Scored = tuple[ScoreRecord, DecisionRecord]
 OFF = {
     "min_text": -1.0,
     "max_background": 1.0,
@@ -182,39 +186,47 @@ def _as_duplicate(decision: DecisionRecord, duplicate: Duplicate, section: Selec
 
 def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, Any]:
     """Writes `decisions.jsonl` (one set a line) and `histograms.json` (see `histograms`)."""
-    decisions = {s.key: DecisionRecord.model_validate(s.record) for s in read_all(out_dir, index)}
-    scores = {
-        s.key: ScoreRecord.model_validate(s.record) for s in read_all(ctx.output_dir("score"), ctx.index("score"))
-    }
-    lines = [canonical_json(decision.model_dump(mode="json")) + b"\n" for decision in decisions.values()]
-    (out_dir / "decisions.jsonl").write_bytes(b"".join(lines))
     thresholds = {name: getattr(ctx.recipe.select, name) for name in THRESHOLDS}
-    graphs = histograms([(scores[key], decision) for key, decision in decisions.items()], thresholds)
+    counts, dropped = Counter(), Counter()
+
+    def told(stream: BinaryIO) -> Iterator[Scored]:
+        for scores, decision in _scored(ctx, index, out_dir):
+            stream.write(canonical_json(decision.model_dump(mode="json")) + b"\n")
+            kept_images = sum(image.kept for image in decision.images)
+            counts.update(sets=1, kept_sets=int(decision.kept), images=len(decision.images), kept_images=kept_images)
+            counts.update(duplicate_sets=int(decision.duplicate_of is not None))
+            dropped.update(reason.code for image in decision.images for reason in image.reasons)
+            yield scores, decision
+
+    with (out_dir / DECISIONS).open("wb") as stream:
+        graphs = histograms(told(stream), thresholds)
     (out_dir / "histograms.json").write_bytes(canonical_json(graphs) + b"\n")
-    return {**_counts(list(decisions.values())), "thresholds": thresholds}
-
-
-def _counts(decisions: list[DecisionRecord]) -> dict[str, Any]:
-    images = [image for decision in decisions for image in decision.images]
-    kept_sets = sum(decision.kept for decision in decisions)
-    kept_images = sum(image.kept for image in images)
     return {
-        "sets": len(decisions),
-        "kept_sets": kept_sets,
-        "set_yield": _share(kept_sets, len(decisions)),
-        "images": len(images),
-        "kept_images": kept_images,
-        "image_yield": _share(kept_images, len(images)),
-        "duplicate_sets": sum(decision.duplicate_of is not None for decision in decisions),
-        "dropped_images": dict(sorted(Counter(r.code for image in images for r in image.reasons).items())),
+        "sets": counts["sets"],
+        "kept_sets": counts["kept_sets"],
+        "set_yield": _share(counts["kept_sets"], counts["sets"]),
+        "images": counts["images"],
+        "kept_images": counts["kept_images"],
+        "image_yield": _share(counts["kept_images"], counts["images"]),
+        "duplicate_sets": counts["duplicate_sets"],
+        "dropped_images": dict(sorted(dropped.items())),
+        "thresholds": thresholds,
     }
+
+
+def _scored(ctx: StageContext, index: ShardIndex, out_dir: Path) -> Iterator[Scored]:
+    """Every set with its scores. Both stages publish their keys in ascending order, so that neither is held whole."""
+    scores = read_all(ctx.output_dir("score"), ctx.index("score"))
+    for sample in read_all(out_dir, index):
+        own = next(score for score in scores if score.key == sample.key)
+        yield ScoreRecord.model_validate(own.record), DecisionRecord.model_validate(sample.record)
 
 
 def _share(part: int, whole: int) -> float | None:
     return round(part / whole, 4) if whole else None
 
 
-def histograms(scored: list[tuple[ScoreRecord, DecisionRecord]], thresholds: dict[str, float]) -> dict[str, Any]:
+def histograms(scored: Iterable[Scored], thresholds: dict[str, float]) -> dict[str, Any]:
     """Score -> `edges` (bins + 1), `all` and `kept` counts per bin, and the `thresholds` that lie on its axis.
 
     `identity` is the mean that was decided on, of the images that have one. `identity_pair` and `background_pair` count
@@ -233,39 +245,40 @@ def histograms(scored: list[tuple[ScoreRecord, DecisionRecord]], thresholds: dic
         "saturation": ("max_saturation",),
         "clipped": ("max_clipped",),
     }
+    columns = {name: (array("d"), bytearray()) for name in lines}
+    for scores, decision in scored:
+        for name, (values, kept) in columns.items():
+            found = _pairs(scores, decision, name) if name.endswith("_pair") else _values(scores, decision, name)
+            for value, keep in found:
+                values.append(value)
+                kept.append(keep)
     graphs = {}
     for name, marks in lines.items():
-        values, kept = _pairs(scored, name) if name.endswith("_pair") else _values(scored, name)
+        values, kept = np.array(columns[name][0]), np.array(columns[name][1], dtype=bool)
         edges = _edges(values)
         graphs[name] = {
             "edges": [round(float(edge), 6) for edge in edges],
             "all": np.histogram(values, edges)[0].tolist(),
-            "kept": np.histogram([v for v, keep in zip(values, kept, strict=True) if keep], edges)[0].tolist(),
+            "kept": np.histogram(values[kept], edges)[0].tolist(),
             "thresholds": {mark: thresholds[mark] for mark in marks if thresholds[mark] != OFF.get(mark)},
         }
     return graphs
 
 
-def _edges(values: list[float]) -> np.ndarray:
-    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+def _edges(values: np.ndarray) -> np.ndarray:
+    low, high = (values.min(), values.max()) if values.size else (0.0, 1.0)
     return np.linspace(low, high if high > low else low + 1.0, HISTOGRAM_BINS + 1)
 
 
-def _values(scored: list[tuple[ScoreRecord, DecisionRecord]], name: str) -> tuple[list[float], list[bool]]:
-    kept = [image.kept for _, decision in scored for image in decision.images]
-    if name == "identity":
-        values = [image.identity for _, decision in scored for image in decision.images]
-    else:
-        values = [getattr(image, name) for record, _ in scored for image in record.images]
-    there = [(value, keep) for value, keep in zip(values, kept, strict=True) if value is not None]
-    return [value for value, _ in there], [keep for _, keep in there]
+def _values(scores: ScoreRecord, decision: DecisionRecord, name: str) -> Iterator[tuple[float, bool]]:
+    for image, verdict in zip(scores.images, decision.images, strict=True):
+        value = verdict.identity if name == "identity" else getattr(image, name)
+        if value is not None:
+            yield value, verdict.kept
 
 
-def _pairs(scored: list[tuple[ScoreRecord, DecisionRecord]], name: str) -> tuple[list[float], list[bool]]:
-    values, kept = [], []
-    for record, decision in scored:
-        for second in range(len(record.images)):
-            for first in range(second):
-                values.append(getattr(record, f"{name}s")[first][second])
-                kept.append(decision.images[first].kept and decision.images[second].kept)
-    return values, kept
+def _pairs(scores: ScoreRecord, decision: DecisionRecord, name: str) -> Iterator[tuple[float, bool]]:
+    pairs_kk = getattr(scores, f"{name}s")
+    for second in range(len(scores.images)):
+        for first in range(second):
+            yield pairs_kk[first][second], decision.images[first].kept and decision.images[second].kept

@@ -1,5 +1,6 @@
 """Shard: the published dataset, the kept images of kept sets with their whole record (see data/published.py)."""
 
+import json
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -9,8 +10,9 @@ from data.card import CardFacts, write_card
 from data.ids import seed_for
 from data.published import DroppedSample, PublishedAsset, PublishedRecord, PublishedSample
 from data.records import AssetRecord, DecisionRecord, GeneratedRecord, ScoreRecord
-from data.shards import Sample, ShardIndex, ShardWriter, read_all
+from data.shards import Sample, ShardIndex, ShardWriter, read_records
 from data.stage import ShardSpec, StageContext, chunk
+from tasks.select import DECISIONS
 
 
 def plan(ctx: StageContext) -> list[ShardSpec]:
@@ -23,10 +25,10 @@ def plan(ctx: StageContext) -> list[ShardSpec]:
             "and the render and generate stages failed the others (syncd status says why)"
         )
     object_of = {}
-    for sample in read_all(ctx.output_dir("select"), decisions):
-        decision = DecisionRecord.model_validate(sample.record)
-        if decision.kept and decision.object_id not in held_out:
-            object_of[sample.key] = decision.object_id
+    with ctx.file("select", DECISIONS).open("rb") as stream:
+        for decision in map(json.loads, stream):
+            if decision["kept"] and decision["object_id"] not in held_out:
+                object_of[decision["set_id"]] = decision["object_id"]
     if not object_of:
         raise ValueError(
             f"shard: none of {len(decisions.keys)} sets was kept, so there is no dataset to publish; "
@@ -134,26 +136,33 @@ def _files(sample: Sample, record: PublishedRecord) -> dict[str, bytes]:
 
 def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, Any]:
     """Writes DATASET_CARD.md and card.json."""
-    records = [PublishedRecord.model_validate(sample.record) for sample in read_all(out_dir, index)]
+    origins: dict[str, PublishedAsset] = {}
+    images, categories, generators = Counter(), Counter(), Counter()
+    for sample in read_records(out_dir, index):
+        record = PublishedRecord.model_validate(sample.record)
+        origins[record.object_id] = record.asset
+        images[len(record.samples)] += 1
+        categories[record.category] += 1
+        generators[record.model] += 1
     select, score = ctx.index("select").summary, ctx.index("score").summary
     models = ctx.recipe.models
     facts = CardFacts(
         title=ctx.recipe.shard.title,
         recipe=ctx.recipe.name,
         seed=ctx.recipe.seed,
-        objects=len({record.object_id for record in records}),
-        sets=len(records),
-        images=sum(len(record.samples) for record in records),
-        images_per_set=_counted(len(record.samples) for record in records),
-        categories=_counted(record.category for record in records),
-        licences=_counted({record.object_id: record.asset.licence for record in records}.values()),
-        sources=_counted({record.object_id: record.asset.source for record in records}.values()),
+        objects=len(origins),
+        sets=images.total(),
+        images=sum(count * sets for count, sets in images.items()),
+        images_per_set=_sorted(images),
+        categories=_sorted(categories),
+        licences=_sorted(Counter(asset.licence for asset in origins.values())),
+        sources=_sorted(Counter(asset.source for asset in origins.values())),
         held_out_objects=ctx.index("assets").summary.get("held_out"),
         thresholds=select["thresholds"],
         set_yield=select["set_yield"],
         image_yield=select["image_yield"],
         dropped_images=select["dropped_images"],
-        generators=_counted(record.model for record in records),
+        generators=_sorted(generators),
         generator_licence=models.generator.licence,
         scorers=score["models"],
         miniature=models.generator.source.startswith("miniature:"),
@@ -166,5 +175,5 @@ def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, A
     return {"objects": facts.objects, "sets": facts.sets, "images": facts.images, "licences": facts.licences}
 
 
-def _counted(values: Any) -> dict[str, int]:
-    return {str(value): count for value, count in sorted(Counter(values).items())}
+def _sorted(counts: Mapping[Any, int]) -> dict[str, int]:
+    return {str(value): count for value, count in sorted(counts.items())}

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from configs.schema import Recipe
-from data.shards import Receipt, ShardEntry, ShardIndex, ShardWriter, write_atomic
+from data.shards import FileEntry, Receipt, ShardEntry, ShardIndex, ShardWriter, sha256_file, write_atomic
 from data.stage import ShardSpec, StageContext
 
 
@@ -40,7 +40,13 @@ def publish(ctx: StageContext, module: Any, receipts: list[Receipt]) -> ShardInd
     failed = [failure for receipt in receipts for failure in receipt.failed]
     index = ShardIndex(stage=ctx.stage, signature=ctx.signature, shards=entries, failed=failed)
     if module is not None:
-        index = index.model_copy(update={"summary": module.finalize(ctx, index, out_dir)})
+        summary, shards = module.finalize(ctx, index, out_dir), {entry.name for entry in entries}
+        files = [
+            FileEntry(name=path.name, bytes=path.stat().st_size, sha256=sha256_file(path))
+            for path in sorted(out_dir.iterdir())
+            if path.is_file() and path.name not in {*shards, "index.json"}
+        ]
+        index = index.model_copy(update={"summary": summary, "files": files})
     write_atomic(out_dir / "index.json", index.model_dump_json(indent=1).encode())
     return index
 

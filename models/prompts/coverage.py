@@ -3,6 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from heapq import nsmallest
 from typing import Any
 
 from data.records import PromptRecord
@@ -13,29 +14,32 @@ SHOWN = 5
 
 
 def coverage(records: Iterable[PromptRecord]) -> dict[str, Any]:
-    """Counts over all records.
+    """Counts over all records, one of each object, which are looked at once.
 
     kinds: by kind of caption: prompts, objects that have one, prompts per object (min, mean, max) and words per prompt
     (min, mean, max). shared_captions: captions that stand for more than one object. shared_contexts: the same with the
     object's own words taken out, so that "a red mug on a beach" and "a blue hat on a beach" share one. most_shared: the
     most common contexts with the number of their objects. rejected: drafts by reason.
     """
-    records = list(records)
+    objects = 0
     counts: dict[str, list[int]] = defaultdict(list)
     words: dict[str, list[int]] = defaultdict(list)
-    captions: dict[str, set[str]] = defaultdict(set)
-    contexts: dict[str, set[str]] = defaultdict(set)
+    captions: Counter[str] = Counter()
+    contexts: Counter[str] = Counter()
+    rejected: Counter[str] = Counter()
     for record in records:
+        objects += 1
         own = Counter(prompt.kind for prompt in record.prompts)
         for kind, count in own.items():
             counts[kind].append(count)
         for prompt in record.prompts:
             words[prompt.kind].append(len(prompt.text.split()))
-            captions[comparable(prompt.text)].add(record.object_id)
-            contexts[_context(prompt.text, record)].add(record.object_id)
-    common = sorted(contexts.items(), key=lambda item: (-len(item[1]), item[0]))[:SHOWN]
+        captions.update({comparable(prompt.text) for prompt in record.prompts})
+        contexts.update({_context(prompt.text, record) for prompt in record.prompts})
+        rejected.update(item.reason for item in record.rejected)
+    common = nsmallest(SHOWN, contexts.items(), key=lambda item: (-item[1], item[0]))
     return {
-        "objects": len(records),
+        "objects": objects,
         "kinds": {
             kind: {
                 "prompts": sum(counts[kind]),
@@ -46,11 +50,11 @@ def coverage(records: Iterable[PromptRecord]) -> dict[str, Any]:
             for kind in sorted(counts)
         },
         "captions": len(captions),
-        "shared_captions": sum(len(objects) > 1 for objects in captions.values()),
+        "shared_captions": sum(count > 1 for count in captions.values()),
         "contexts": len(contexts),
-        "shared_contexts": sum(len(objects) > 1 for objects in contexts.values()),
-        "most_shared": [[text, len(objects)] for text, objects in common if len(objects) > 1],
-        "rejected": dict(sorted(Counter(item.reason for record in records for item in record.rejected).items())),
+        "shared_contexts": sum(count > 1 for count in contexts.values()),
+        "most_shared": [[text, count] for text, count in common if count > 1],
+        "rejected": dict(sorted(rejected.items())),
     }
 
 

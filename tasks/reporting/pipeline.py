@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.shards import ShardError, ShardIndex, verify_file
+from data.shards import ShardIndex
 from data.stage import StageContext
 
 MAX_FAILURES = 200
@@ -121,14 +121,7 @@ def cut(text: str) -> str:
 
 
 def read_file(ctx: StageContext, stage: str, name: str) -> bytes:
-    """A file beside the shards of an input stage; ShardError if it is not the bytes that the index vouches for."""
-    path = ctx.output_dir(stage) / name
-    entry = next((entry for entry in ctx.index(stage).files if entry.name == name), None)
-    if entry is None:
-        known = ", ".join(file.name for file in ctx.index(stage).files) or "none"
-        raise ShardError(f"{path}: not a file of stage {stage}; it has: {known}")
-    verify_file(path, entry.bytes, entry.sha256)
-    return path.read_bytes()
+    return ctx.file(stage, name).read_bytes()
 
 
 def finished(ctx: StageContext, stages: Sequence[str]) -> dict[str, ShardIndex]:

@@ -2,13 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from data.records import DecisionRecord, GeneratedRecord, ImageScores, Reason, ScoreRecord
 from data.stage import StageContext
 from tasks.reporting.pictures import Picture, picture
 
 Item = TypeVar("Item")
+
+
+class Verdict(NamedTuple):
+    """What is known of every set; the rest only of those that are shown."""
+
+    set_id: str
+    kept: bool
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ SCORE_OF_REASON = {
 }
 
 
-def choose(decisions: Sequence[DecisionRecord], count: int) -> list[str]:
+def choose(decisions: Sequence[Verdict | DecisionRecord], count: int) -> list[str]:
     """At most `count` set ids, half kept and half dropped where there are enough, evenly spaced in the order of ids."""
     kept = sorted(decision.set_id for decision in decisions if decision.kept)
     dropped = sorted(decision.set_id for decision in decisions if not decision.kept)

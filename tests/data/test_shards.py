@@ -18,6 +18,7 @@ from data.shards import (
     load_index,
     load_receipt,
     read_all,
+    read_records,
     read_shard,
     read_tar,
     receipt_path,
@@ -71,6 +72,21 @@ def test_what_was_written_is_what_is_read(tmp_path: Path) -> None:
     assert samples[0].files == {"0.mask.png": b"mask"}
     assert [failure.reason for failure in receipt.failed] == ["corrupt"]
     assert len(receipt.failed[0].detail) == 2000
+
+
+def test_records_are_read_past_the_files_beside_them(tmp_path: Path) -> None:
+    receipt = write(tmp_path, {"0.png": b"x" * 4_000_000, "json.png": b"y" * 4_000_000})
+    index = ShardIndex(stage="render", signature=SIGNATURE, shards=[entry_of(receipt)], failed=receipt.failed)
+    before = bytes_read()
+    records = list(read_records(tmp_path, index))
+    assert bytes_read() - before < 100_000
+    assert [(sample.key, sample.record, sample.files) for sample in records] == [
+        (sample.key, sample.record, {}) for sample in read_all(tmp_path, index)
+    ]
+
+
+def bytes_read() -> int:
+    return int(Path("/proc/self/io").read_text().split()[1])
 
 
 @pytest.mark.parametrize("key", ["a.b", "a/b"])

@@ -25,7 +25,7 @@ from fake_workspace import (
 
 from configs.schema import Runtime
 from data.provenance import statement_path
-from data.shards import load_index, receipt_path
+from data.shards import ShardError, load_index, receipt_path
 from flows import engine, worker
 from flows.engine import StageResult, run_stage
 from flows.graph import UntrackedError, load_graph
@@ -243,7 +243,7 @@ def test_a_stage_sees_only_the_part_of_the_recipe_that_is_tracked_for_it(tmp_pat
 
 
 def test_a_stage_waits_for_its_input(tmp_path: Path) -> None:
-    with pytest.raises(engine.ShardError, match="syncd run --until assets"):
+    with pytest.raises(ShardError, match="syncd run --until assets"):
         run(bare_workspace(tmp_path), "prompts")
 
 

@@ -1,0 +1,65 @@
+"""Receipts in the work folder of a stage: which shards are done, and whether their tars are what was vouched for.
+
+A resumed run asks the first question of every shard and must not wait for terabytes to be read: it looks at receipts,
+and at the size of tars. Before a stage is published, the bytes of every tar that this run did not make are read.
+"""
+
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+from data.shards import Receipt, ShardError, read_receipt, receipt_path, verify_file
+from data.stage import ShardSpec, StageContext
+from flows.worker import StageError, check_accounted
+
+BATCH = 1024
+"""Tars whose digests are asked for at a time, so that memory does not grow with the stage."""
+
+
+def finished_shards(ctx: StageContext, specs: Iterable[ShardSpec]) -> dict[int, Receipt]:
+    """Receipts that fit their shard, by shard; their tars are there in full length, their bytes not read.
+
+    A receipt that does not hold is deleted with a warning, so that its shard is made again.
+    """
+    receipts = {}
+    for spec in specs:
+        try:
+            receipt = read_receipt(ctx.work_dir, spec.index, ctx.signature)
+            if receipt is None:
+                continue
+            check_accounted(ctx.stage, spec, receipt.keys, [failure.key for failure in receipt.failed])
+        except (ShardError, StageError) as error:
+            refuse(ctx, spec.index, str(error))
+            continue
+        receipts[spec.index] = receipt
+    return receipts
+
+
+def changed_shards(ctx: StageContext, receipts: Iterable[Receipt], threads: int) -> list[int]:
+    """The shards whose tar is not the bytes of its receipt, which is deleted with a warning. Reads every tar."""
+
+    def problem(receipt: Receipt) -> tuple[int, str | None]:
+        try:
+            verify_file(ctx.work_dir / receipt.name, receipt.bytes, receipt.sha256)
+        except ShardError as error:
+            return receipt.index, str(error)
+        return receipt.index, None
+
+    changed, remaining = [], iter(receipts)
+    with ThreadPoolExecutor(threads) as pool:
+        while batch := list(islice(remaining, BATCH)):
+            for index, message in pool.map(problem, batch):
+                if message is not None:
+                    refuse(ctx, index, message)
+                    changed.append(index)
+    return changed
+
+
+def refuse(ctx: StageContext, index: int, message: str) -> None:
+    warn(f"{ctx.stage}: {message}; making shard {index} again")
+    receipt_path(ctx.work_dir, index).unlink(missing_ok=True)
+
+
+def warn(message: str) -> None:
+    print(f"WARNING: {message}", file=sys.stderr, flush=True)
