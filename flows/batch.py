@@ -5,7 +5,7 @@ from pathlib import Path
 from configs.load import ConfigError, load_resolved
 from configs.schema import Runtime
 from data.shards import Receipt
-from flows.engine import make_job, plan_shards, stage_context, threads_per_worker
+from flows.engine import make_job, plan_shards, stage_context, threads_per_worker, write_plan
 from flows.graph import RECIPE_FILE, load_graph
 from flows.inputs import check_inputs
 from flows.worker import limit_threads, make_shard, stage_module
@@ -20,5 +20,6 @@ def run_one_shard(stage: str, index: int, workspace: Path, runtime: Runtime, pac
     specs = plan_shards(module, ctx)
     if index >= len(specs):
         raise ConfigError(f"{stage} has {len(specs)} shards, numbered from 0; there is no shard {index}")
+    write_plan(ctx, specs)
     limit_threads(threads_per_worker(runtime, len(specs)))
     return make_shard(make_job(ctx, specs[index], runtime, package, expected_bytes=0))

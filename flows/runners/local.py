@@ -1,29 +1,16 @@
-"""Runners: ways to do many jobs at once, all of one signature. What they produce is the same; receipts prove it.
-
-    runner(function, jobs, runtime) -> iterator of (job, result or exception), in order of completion
-
-`function` is a plain function of an importable module: Prefect pickles it by name, so that a worker process keeps the
-models it has loaded from one shard to the next.
-"""
+"""Runners of this machine: this process, its threads, processes that it spawns."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor
 from itertools import chain, islice
-from queue import SimpleQueue
-from typing import Any, TypeVar
+from threading import Event
+from typing import Any
 
 from configs.schema import Runtime
+from flows.runners.common import Done, Item, WorkerLostError, drain
 from flows.worker import Sealed, call_sealed, limit_threads, start_worker
 
-Item = TypeVar("Item")
-Done = tuple[Item, Any]
-Runner = Callable[[Callable[[Item], Any], Iterable[Item], Runtime], Iterator[Done]]
-
-
-class WorkerLostError(Exception):
-    """A worker process died (killed, or out of memory); its jobs may be given out again."""
-
-    transient = True
+LOST = (BrokenExecutor,)
 
 
 def serial(function: Callable[[Item], Any], jobs: Iterable[Item], runtime: Runtime) -> Iterator[Done]:
@@ -42,61 +29,41 @@ def thread(function: Callable[[Item], Any], jobs: Iterable[Item], runtime: Runti
 
     limit_threads(runtime.threads_per_worker)
     with ThreadPoolTaskRunner(max_workers=runtime.workers) as pool:
-        yield from _drain(pool, function, jobs, 2 * runtime.workers)
+        yield from drain(_submit(pool, function), jobs, lambda: 2 * runtime.workers, LOST)
 
 
 def process(function: Callable[[Item], Any], jobs: Iterable[Item], runtime: Runtime) -> Iterator[Done]:
-    """Spawned processes through Prefect's ProcessPoolTaskRunner, renewed after `max_tasks_per_worker` jobs each.
-
-    A single job stays in this process: starting another one costs seconds.
-    """
-    from prefect.task_runners import ProcessPoolTaskRunner
-
+    """Spawned processes through Prefect's ProcessPoolTaskRunner, renewed after `max_tasks_per_worker` jobs each, and
+    when one of them dies, which takes the others with it."""
     remaining = iter(jobs)
-    if len(head := list(islice(remaining, 2))) < 2:
-        yield from thread(function, head, runtime)
-        return
-    remaining = chain(head, remaining)
     most = runtime.workers * runtime.max_tasks_per_worker or None
     for first in remaining:
-        batch = chain([first], islice(remaining, most - 1 if most else None))
-        with ProcessPoolTaskRunner(
-            max_workers=runtime.workers, initializer=start_worker, initargs=(runtime.threads_per_worker,)
-        ) as pool:
-            # A worker that is killed may hold the lock of this queue for ever; without this, Python would wait for it
-            # at its exit.
-            pool._subprocess_message_queue.cancel_join_thread()
-            yield from _drain(pool, function, batch, 2 * runtime.workers)
+        yield from _one_pool(function, chain([first], islice(remaining, most - 1 if most else None)), runtime)
 
 
-def _drain(pool: Any, function: Callable[[Item], Any], jobs: Iterable[Item], window: int) -> Iterator[Done]:
-    """Keep at most `window` jobs submitted, and yield each as it ends."""
+def _one_pool(function: Callable[[Item], Any], jobs: Iterable[Item], runtime: Runtime) -> Iterator[Done]:
+    """The jobs, or as many of them as were taken before a worker died."""
+    from prefect.task_runners import ProcessPoolTaskRunner
+
+    broken = Event()
+
+    def window() -> int:
+        return 0 if broken.is_set() else 2 * runtime.workers
+
+    with ProcessPoolTaskRunner(
+        max_workers=runtime.workers, initializer=start_worker, initargs=(runtime.threads_per_worker,)
+    ) as pool:
+        # A worker that is killed may hold the lock of this queue for ever; without this, Python would wait for it
+        # at its exit.
+        pool._subprocess_message_queue.cancel_join_thread()
+        for job, result in drain(_submit(pool, function), jobs, window, LOST):
+            if isinstance(result, WorkerLostError):
+                broken.set()
+            yield job, result
+
+
+def _submit(pool: Any, function: Callable[[Item], Any]) -> Callable[[Item], Any]:
     from prefect import task
 
     call = task(call_sealed, name=function.__name__, task_run_name=lambda: "shard", persist_result=False)
-    ended: SimpleQueue[Any] = SimpleQueue()
-    remaining, running = iter(jobs), {}
-
-    def submit() -> None:
-        for job in islice(remaining, 1):
-            future = pool.submit(call, {"function": function, "sealed": Sealed(job)})
-            running[id(future)] = (job, future)
-            future.add_done_callback(ended.put)
-
-    for _ in range(window):
-        submit()
-    while running:
-        job, future = running.pop(id(ended.get()))
-        yield job, _result(future)
-        submit()
-
-
-def _result(future: Any) -> Any:
-    try:
-        result = future.result(raise_on_failure=False)
-    except BrokenExecutor as error:
-        return WorkerLostError(f"a worker process died: {error}")
-    return result.value if isinstance(result, Sealed) else result
-
-
-RUNNERS: dict[str, Runner] = {"thread": thread, "process": process}
+    return lambda job: pool.submit(call, {"function": function, "sealed": Sealed(job)})
