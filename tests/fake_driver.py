@@ -1,4 +1,4 @@
-"""`python fake_driver.py STAGE`: bring a fake stage up to date in the current folder, with the runner of SYNCD_RUNTIME."""
+"""`python fake_driver.py STAGE`: bring a fake stage up to date here, with the runner of SYNCD_RUNTIME."""
 
 import sys
 from pathlib import Path

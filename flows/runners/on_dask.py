@@ -13,7 +13,6 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from configs.load import ConfigError
@@ -89,7 +88,6 @@ def call_on_dask(function: Callable[[Any], Any], sealed: Sealed) -> Sealed:
     return call_prepared(function, sealed)
 
 
-@lru_cache(maxsize=1)
 def fit(worker: "Worker", setup: Setup) -> None:
     """Give a worker of the driver's own cluster its number; WorkerError for one of another cluster that would not have
     a GPU, or its process, to itself."""

@@ -8,8 +8,9 @@ One that dies loses its shard, which the engine gives out again.
 """
 
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from configs.load import ConfigError
@@ -63,24 +64,35 @@ def session(runtime: Runtime) -> Iterator["RayTaskRunner"]:
         how |= {"address": "local", "num_cpus": runtime.workers, "num_gpus": min(gpus, runtime.workers)}
         how |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     else:
+        _knock(runtime.cluster)
         how |= {"address": runtime.cluster, "runtime_env": {"env_vars": {"OPENBLAS_NUM_THREADS": "1"}}}
     extra("ray", "prefect_ray")
     extra("ray", "ray")
     from prefect_ray import RayTaskRunner
 
-    pool = RayTaskRunner(init_kwargs=how)
-    try:
-        pool.__enter__()
-    except ConnectionError as error:
-        raise ConfigError(
-            f"cluster is {runtime.cluster}, and no Ray answers there ({error}); start it with: ray start --head"
-        ) from error
-    try:
+    with ExitStack() as stack:
+        try:
+            pool = stack.enter_context(RayTaskRunner(init_kwargs=how))
+        except ConnectionError as error:
+            raise _nobody(runtime.cluster, error) from error
         if not _total(resource_of(runtime)):
             tell_to_wait(runtime)
         yield pool
-    finally:
-        pool.__exit__(None, None, None)
+
+
+def _knock(cluster: str) -> None:
+    """ConfigError unless something listens at HOST:PORT; Ray would go on trying for minutes."""
+    host, _, port = cluster.rpartition(":")
+    if not host:  # auto: Ray knows of one on this machine, or says at once that it does not
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise _nobody(cluster, error) from error
+
+
+def _nobody(cluster: str | None, error: Exception) -> ConfigError:
+    return ConfigError(f"cluster is {cluster}, and no Ray answers there ({error}); start it with: ray start --head")
 
 
 def resource_of(runtime: Runtime) -> str:

@@ -6,15 +6,15 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 from fake_models import look
 from fake_tasks import attempts
-from fake_workspace import RUNTIME, TESTS, bare_workspace, digests, make_trouble, no_trouble, subprocess_environment
+from fake_workspace import RUNTIME, TESTS, bare_workspace, digests, make_trouble, subprocess_environment
 
 from configs.load import RUNTIME_VARIABLE, ConfigError
 from configs.schema import Runtime
@@ -184,13 +184,22 @@ def test_workers_without_the_workspace_say_so(tmp_path: Path, cluster: Runtime) 
         run_stage("assets", tmp_path, cluster, elsewhere, package="fake_tasks")  # type: ignore[arg-type]
 
 
-def test_a_scheduler_that_does_not_answer_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("session", "cluster", "words"),
+    [
+        (on_dask.session, "tcp://127.0.0.1:9", "no Dask scheduler answers there .*dask scheduler"),
+        (on_ray.session, "127.0.0.1:9", "no Ray answers there .*ray start --head"),
+    ],
+    ids=["dask", "ray"],
+)
+def test_a_cluster_that_does_not_answer_is_named(
+    session: Callable[[Runtime], AbstractContextManager[object]], cluster: str, words: str
+) -> None:
     import dask
 
-    nowhere = RUNTIME.model_copy(update={"runner": "dask", "cluster": "tcp://127.0.0.1:9"})
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
-        pytest.raises(ConfigError, match=r"tcp://127\.0\.0\.1:9, and no Dask scheduler answers.*dask scheduler"),
-        on_dask.session(nowhere),
+        pytest.raises(ConfigError, match=f"cluster is {cluster}, and {words}"),
+        session(RUNTIME.model_copy(update={"cluster": cluster})),
     ):
         pass
