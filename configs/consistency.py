@@ -1,9 +1,9 @@
-"""What the parts of a recipe demand of each other."""
+"""What the parts of a recipe demand of each other, and those of a runtime."""
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from configs.schema import Recipe
+    from configs.schema import Recipe, Runtime
 
 
 UNET_ROWS = {
@@ -159,4 +159,30 @@ def _check_writer(recipe: "Recipe") -> None:
         wanted = "server:NAME" if kind == "openai" else "hub:OWNER/NAME or folder:PATH"
         raise ValueError(
             f"models.writer has the source {model.source!r}; with prompts.writer {kind} it must be {wanted}"
+        )
+
+
+def check_runtime(runtime: "Runtime") -> None:
+    """ValueError naming the keys that contradict each other."""
+    if runtime.max_tasks_per_worker and runtime.runner != "process":
+        raise ValueError(
+            f"max_tasks_per_worker is {runtime.max_tasks_per_worker} and runner is {runtime.runner}; only the process "
+            "runner renews its workers: set it to 0 (Dask has dask worker --lifetime 1h --lifetime-restart)"
+        )
+    if runtime.cluster is None:
+        return
+    if runtime.runner not in ("dask", "ray"):
+        raise ValueError(
+            f"cluster is {runtime.cluster!r} and runner is {runtime.runner}, which works on this machine; allowed with "
+            "a cluster: dask, ray"
+        )
+    if runtime.runner == "ray" and "://" in runtime.cluster:
+        raise ValueError(
+            f"cluster is {runtime.cluster!r}; a Ray client loses its work when the connection drops for 30 s: run on a "
+            "machine of the cluster, with cluster: auto or HOST:6379"
+        )
+    if runtime.prefect_api_url is None:
+        raise ValueError(
+            f"cluster is {runtime.cluster!r} and prefect_api_url is not set; workers report to a Prefect server that "
+            "they can reach: prefect server start --host 0.0.0.0, then prefect_api_url: http://THIS_HOST:4200/api"
         )

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from configs.consistency import check
+from configs.consistency import check, check_runtime
 from configs.evaluation import Evaluate
 from configs.promotion import Promotion
 from configs.section import Budget, Count, Section, Share
@@ -215,8 +215,15 @@ class Recipe(Section):
 class Runtime(Section):
     """How to run: nothing here may change a byte of the result."""
 
-    runner: Literal["thread", "process"] = "process"
-    workers: Annotated[int, Field(ge=1, le=1024)] = 2
+    runner: Literal["thread", "process", "dask", "ray"] = "process"
+    workers: Annotated[int, Field(ge=1, le=1024)] = Field(
+        2, description="shards at a time on this machine; a cluster that is there already has its own number"
+    )
+    cluster: str | None = Field(
+        None,
+        description="dask: tcp://HOST:8786 or tls://HOST:8786; ray: HOST:6379, or auto on one of its machines; "
+        "default: workers of this machine",
+    )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")] = Field(
         "auto", description="auto, cpu, cuda, or cuda:N; process workers share the GPUs round-robin"
     )
@@ -253,3 +260,8 @@ class Runtime(Section):
         None, description="folder of node_exporter's textfile collector, for a file of every stage's progress"
     )
     prefect_api_url: str | None = Field(None, description="a running Prefect server; default an ephemeral one")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Runtime":
+        check_runtime(self)
+        return self

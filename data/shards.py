@@ -122,7 +122,7 @@ class ShardWriter:
         self.keys: list[str] = []
         self.failed: list[Failure] = []
         directory.mkdir(parents=True, exist_ok=True)
-        self._temporary = directory / f".{self.name}.{os.getpid()}.tmp"
+        self._temporary = directory / f".{self.name}.{uuid.uuid4().hex}.tmp"
         self._stream = self._temporary.open("wb")
         self._tar = tarfile.open(fileobj=self._stream, mode="w|", format=tarfile.PAX_FORMAT)  # noqa: SIM115
 

@@ -191,18 +191,28 @@ def retry_failed(
 @app.command(name="run-shard")
 def run_shard(
     stage: Annotated[str, typer.Argument()],
-    index: Annotated[int, typer.Option(min=0, help="Number of the shard, from 0.")],
+    index: Annotated[int, typer.Option(min=0, help="Number of the shard, or of the share with --of; from 0.")],
+    of: Annotated[
+        int | None, typer.Option(min=1, help="Make every so many-th shard: that many tasks make the stage.")
+    ] = None,
     workspace: WorkspaceOption = HERE,
     runtime: RuntimeOption = None,
 ) -> None:
-    """Make one shard, for batch schedulers: `syncd run` then finds its receipt and only finishes the stage."""
-    from flows.batch import run_one_shard
+    """Make shards for a batch scheduler; `syncd run` then finds their receipts and only finishes the stage.
+
+    In a Slurm job array: syncd run-shard STAGE --index $SLURM_ARRAY_TASK_ID --of $SLURM_ARRAY_TASK_COUNT
+    """
+    from flows.batch import run_share
     from flows.workspace import find_workspace, run_environment
 
     folder, chosen = find_workspace(workspace), runtime_of(runtime, None)
     os.environ.update(run_environment(folder, chosen, os.environ.get("SYNCD_RUN_ID", "")))
-    receipt = run_one_shard(stage, index, folder, chosen)
-    typer.echo(f"{stage}: shard {index}: {len(receipt.keys)} done, {len(receipt.failed)} failed, {receipt.sha256}")
+    empty = True
+    for receipt in run_share(stage, index, of, folder, chosen):
+        empty, counts = False, f"{len(receipt.keys)} done, {len(receipt.failed)} failed"
+        typer.echo(f"{stage}: shard {receipt.index}: {counts}, {receipt.sha256}")
+    if empty:
+        typer.echo(f"{stage}: share {index} of {of} holds no shard")
 
 
 @app.command()

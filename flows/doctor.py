@@ -1,6 +1,7 @@
 """`syncd doctor`: what this machine has and lacks, each lack with its fix."""
 
 import importlib.metadata
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -28,7 +29,8 @@ class Check:
 
 def examine(workspace: Path, recipe: Recipe | None, runtime: Runtime) -> list[Check]:
     """Every check; `recipe` is the active one, if any."""
-    checks = [_python(), *_pins(), _git(), _rendering(), _gpu(runtime), _disk(workspace, runtime), _browser()]
+    machine = [_rendering(), _gpu(runtime), _disk(workspace, runtime), _browser()]
+    checks = [_python(), *_pins(), _runner(runtime), _git(), *machine]
     if recipe is None:
         return [*checks, Check("recipe", "note", f"none active in {workspace}", "syncd run --recipe demo")]
     return [
@@ -72,6 +74,18 @@ def _wrong_pins(required: list[str], version_of: Callable[[str], str]) -> Iterat
             continue
         if not requirement.specifier.contains(found, prereleases=True):
             yield f"{requirement.name} is {found}, needs {requirement.specifier}"
+
+
+def _runner(runtime: Runtime) -> Check:
+    """What the runtime's runner needs beside the packages that every installation has."""
+    name = runtime.runner
+    if name not in ("dask", "ray"):
+        return Check("runner", "ok", f"{name}, {runtime.workers} workers")
+    if importlib.util.find_spec(f"prefect_{name}") is None:
+        fix = f"pip install -c constraints.txt -e '.[{name}]'"
+        return Check("runner", "broken", f"the runtime's runner is {name}, and prefect-{name} is not installed", fix)
+    where = f"cluster at {runtime.cluster}" if runtime.cluster else f"{runtime.workers} workers of this machine"
+    return Check("runner", "ok", f"{name} {importlib.metadata.version(name)}, {where}")
 
 
 def _git() -> Check:

@@ -9,12 +9,12 @@ import os
 import shutil
 import time
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -47,8 +47,9 @@ from flows.graph import (
 )
 from flows.inputs import check_inputs
 from flows.receipts import changed_shards, finished_shards, warn
-from flows.runners import RUNNERS, Runner, WorkerLostError
+from flows.runners import RUNNERS, Runner, WorkerLostError, fitting
 from flows.worker import (
+    PLAN_FILE,
     RUN_ID_VARIABLE,
     Job,
     StageError,
@@ -59,7 +60,6 @@ from flows.worker import (
 )
 from flows.workspace import PROJECT
 
-PLAN_FILE = "plan.json"
 PAUSE_SECONDS = 2.0
 OPTIONS = (
     *("objaverse_cache", "offline", "offload"),
@@ -223,7 +223,7 @@ def make_shards(
         carry_over(module, ctx, specs, earlier)
     receipts = finished_shards(ctx, specs)
     found = list(receipts.values())
-    _write_plan(ctx, specs)
+    write_plan(ctx, specs)
     tell = on_progress or (lambda progress: None)
     runtime = runtime.model_copy(update={"threads_per_worker": threads_per_worker(runtime, len(specs))})
     reused = len(found)
@@ -277,45 +277,51 @@ def _make(
     runner: Runner,
     package: str,
 ) -> Iterator[Receipt]:
-    """Receipts of the pending shards as they finish. After a shard that crashed no new one is begun."""
-    waiting = {spec.index: spec for spec in pending}
-    losses = 0
-    while waiting:
-        errors: list[tuple[int, Exception]] = []
-        for job, result in runner(make_shard, _jobs(ctx, waiting, receipts, runtime, package, errors), runtime):
-            if isinstance(result, Exception):
-                errors.append((job.spec.index, result))
-                continue
-            del waiting[job.spec.index]
-            yield result
-        crashes = [(index, error) for index, error in errors if not isinstance(error, WorkerLostError)]
+    """Receipts of the pending shards as they finish. After a shard that crashed no new one is begun; one whose worker
+    died is given out again, at most `retries` times."""
+    queue, deaths = deque(pending), Counter[int]()
+    crashes: list[tuple[int, Exception]] = []
+    runner = fitting(runner, len(pending), runtime)
+    while queue:
+        for job, result in runner(make_shard, _jobs(ctx, queue, crashes, receipts, runtime, package), runtime):
+            index = job.spec.index
+            if isinstance(result, Receipt):
+                yield result
+            elif not isinstance(result, WorkerLostError):
+                crashes.append((index, result))
+            elif deaths[index] < runtime.retries:
+                deaths[index] += 1
+                note_crash(ctx.work_dir, index, result, retried=True)
+                warn(f"{ctx.stage}: shard {index}: {result}; giving it out again")
+                queue.append(job.spec)
+            else:
+                note_crash(ctx.work_dir, index, result, retried=False)
+                crashes.append((index, _killer(ctx, index, deaths[index] + 1, result)))
         if crashes:
             raise _crash(ctx, *min(crashes, key=lambda crash: crash[0]))
-        losses += bool(errors)
-        if errors:
-            note_crash(ctx.work_dir, None, errors[0][1], retried=losses <= runtime.retries)
-        if losses > runtime.retries:
-            raise StageError(
-                f"{ctx.stage}: worker processes died {losses} times, most likely for lack of memory; use fewer "
-                f"workers (syncd run --workers N) or max_tasks_per_worker in the runtime; finished shards are kept"
-            ) from errors[0][1]
-        if errors:
-            warn(f"{ctx.stage}: {errors[0][1]}; making the {len(waiting)} unfinished shards with new workers")
 
 
 def _jobs(
     ctx: StageContext,
-    waiting: dict[int, ShardSpec],
+    queue: deque[ShardSpec],
+    crashes: Sized,
     receipts: dict[int, Receipt],
     runtime: Runtime,
     package: str,
-    errors: list[Any],
 ) -> Iterator[Job]:
-    for spec in list(waiting.values()):
-        if errors:
-            return
+    while queue and not crashes:
         sizes = [receipt.bytes for receipt in islice(receipts.values(), 64)]
-        yield make_job(ctx, spec, runtime, package, sum(sizes) // len(sizes) if sizes else 0)
+        yield make_job(ctx, queue.popleft(), runtime, package, sum(sizes) // len(sizes) if sizes else 0)
+
+
+def _killer(ctx: StageContext, index: int, deaths: int, error: WorkerLostError) -> StageError:
+    killer = StageError(
+        f"{ctx.stage}: shard {index}: worker processes died {deaths} times while they had it, most likely for lack of "
+        f"memory; use fewer workers (syncd run --workers N), max_tasks_per_worker in the runtime, or smaller shards; "
+        f"finished shards are kept"
+    )
+    killer.__cause__ = error
+    return killer
 
 
 def make_job(ctx: StageContext, spec: ShardSpec, runtime: Runtime, package: str, expected_bytes: int) -> Job:
@@ -367,7 +373,7 @@ def _rounded_up(share: float) -> float:
     return min(1.0, int(share * 100 + 1) / 100)
 
 
-def _write_plan(ctx: StageContext, specs: list[ShardSpec]) -> None:
+def write_plan(ctx: StageContext, specs: list[ShardSpec]) -> None:
     """The size of the work, for `syncd status` to read while the stage runs."""
     ctx.work_dir.mkdir(parents=True, exist_ok=True)
     size = {"signature": ctx.signature, "shards": len(specs), "keys": sum(len(spec.keys) for spec in specs)}
@@ -411,7 +417,7 @@ def publish(module: ModuleType, ctx: StageContext, receipts: list[Receipt], fail
     if target.exists():
         shutil.rmtree(target)
     os.replace(building, target)
-    for leftover in ctx.work_dir.glob(".*.tmp"):
+    for leftover in chain(ctx.work_dir.glob(".*.tmp"), ctx.work_dir.glob(".*.lock")):
         leftover.unlink(missing_ok=True)
     return index
 

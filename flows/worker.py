@@ -22,8 +22,13 @@ from data.revocation import REVOKED
 from data.shards import Receipt, ShardError, ShardWriter, load_receipt
 from data.stage import ShardSpec, StageContext
 from flows.crashes import note_crash
+from flows.exclusive import sole_maker
 
 RUN_ID_VARIABLE = "SYNCD_RUN_ID"
+WORKER_VARIABLE = "SYNCD_WORKER"
+"""Environment variable: number of a worker among those of its machine, from 0."""
+PLAN_FILE = "plan.json"
+"""In the work folder from before the first shard: the size of the work."""
 TRANSIENT_TYPES = frozenset(
     {"MemoryError", "OutOfMemoryError", "ConnectionError", "TimeoutError", "Timeout", "IncompleteRead"}
 )
@@ -42,6 +47,10 @@ class TransientStageError(StageError):
 
 class DiskFullError(StageError):
     """The disk cannot take the next shard."""
+
+
+class WorkspaceError(StageError):
+    """A workspace that the worker's machine does not have."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +84,16 @@ def make_shard(job: Job) -> Receipt:
     Transient errors are tried again up to `job.retries` times with a growing pause; anything else is raised at once.
     """
     ctx = replace(job.ctx, device=resolve_device(job.ctx.device))
-    try:
-        done = load_receipt(ctx.work_dir, job.spec.index, ctx.signature)
-    except ShardError:
-        done = None
-    if done is not None:
-        return done
+    check_shared(ctx.work_dir)
+    with sole_maker(ctx.work_dir, ctx.stage, job.spec.index):
+        try:
+            done = load_receipt(ctx.work_dir, job.spec.index, ctx.signature)
+        except ShardError:
+            done = None
+        return done or _make_shard(job, ctx)
+
+
+def _make_shard(job: Job, ctx: StageContext) -> Receipt:
     module = stage_module(job.package, ctx.stage)
     for attempt in range(job.retries + 1):
         check_disk(ctx.work_dir, job.min_free_bytes, job.expected_bytes)
@@ -104,6 +117,15 @@ def make_shard(job: Job) -> Receipt:
         _release_memory()
         time.sleep(pause)
     raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def check_shared(work_dir: Path) -> None:
+    """WorkspaceError unless this machine sees the work folder that the plan was written into."""
+    if not (work_dir / PLAN_FILE).exists():
+        raise WorkspaceError(
+            f"{work_dir}: {socket.gethostname()} does not see it; the workspace must lie on storage that every machine "
+            f"has under the same path: mount it there, or use --workspace on storage that is shared"
+        )
 
 
 def _attempt(module: ModuleType, ctx: StageContext, spec: ShardSpec, attempt: int) -> Receipt:
@@ -202,8 +224,15 @@ def resolve_device(device: str) -> str:
         if device == "cuda":
             raise ConfigError("runtime device is cuda, and torch sees no GPU; use device: auto or cpu (syncd doctor)")
         return "cpu"
+    return f"cuda:{worker_number() % gpus}"
+
+
+def worker_number() -> int:
+    """Of a worker that was given none: its place among the processes that its parent has spawned."""
+    if WORKER_VARIABLE in os.environ:
+        return int(os.environ[WORKER_VARIABLE])
     number = current_process().name.rpartition("-")[2]
-    return f"cuda:{(int(number) - 1) % gpus if number.isdigit() else 0}"
+    return int(number) - 1 if number.isdigit() else 0
 
 
 @lru_cache(maxsize=1)

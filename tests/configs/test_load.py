@@ -218,6 +218,10 @@ def test_a_resolved_recipe_carries_whole_model_entries() -> None:
         ({"workers": 0}, ["workers is 0", "at least 1"]),
         ({"runner": "slurm"}, ["runner is 'slurm'", "thread, process"]),
         ({"gpus": 2}, ["gpus is not a known key", "device"]),
+        ({"runner": "process", "cluster": "tcp://host:8786"}, ["cluster is 'tcp://host:8786'", "dask, ray"]),
+        ({"runner": "dask", "cluster": "tcp://host:8786"}, ["prefect_api_url is not set", "prefect server start"]),
+        ({"runner": "ray", "cluster": "ray://host:10001"}, ["ray://host:10001", "cluster: auto"]),
+        ({"runner": "dask", "max_tasks_per_worker": 8}, ["max_tasks_per_worker is 8", "--lifetime"]),
     ],
 )
 def test_a_wrong_runtime_is_refused(tmp_path: Path, values: dict[str, object], words: list[str]) -> None:
@@ -226,6 +230,11 @@ def test_a_wrong_runtime_is_refused(tmp_path: Path, values: dict[str, object], w
     with pytest.raises(ConfigError) as caught:
         load_runtime(str(path))
     assert all(word in str(caught.value) for word in [*words, str(path)])
+
+
+def test_every_runtime_of_the_project_is_valid() -> None:
+    names = sorted(path.stem for path in (CONFIGS / "runtime").glob("*.yaml"))
+    assert {"dask", "ray"} <= {load_runtime(name).runner for name in names}
 
 
 def test_an_unknown_runtime_lists_the_known_ones() -> None:

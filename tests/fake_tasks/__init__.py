@@ -1,12 +1,13 @@
 """Tiny stages for tests of the engine: real shards, and trouble on request.
 
-`trouble.json` in the workspace says what goes wrong: {"fail": [keys], "crash": {"index": i, "error": name, "times": n},
-"sleep": seconds}. Every attempt at a shard adds a line to `attempts.log`.
+`trouble.json` in the workspace says what goes wrong: {"fail": [keys], "crash": {"index": i, "error": name, "times": n,
+"after": keys that the shard gets first}, "sleep": seconds}. Every attempt at a shard adds a line to `attempts.log`.
 """
 
 import errno
 import json
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,10 @@ def make_samples(
     crash = trouble.get("crash", {})
     for key in spec.keys:
         time.sleep(trouble.get("sleep", 0))
-        if crash.get("index") == spec.index and mine <= crash.get("times", 1000):
+        due = len(out.keys) + len(out.failed) >= crash.get("after", 0)
+        if crash.get("index") == spec.index and mine <= crash.get("times", 1000) and due:
             if crash["error"] == "die":
-                os._exit(9)
+                os.kill(os.getpid(), signal.SIGKILL)
             raise ERRORS[crash["error"]]()
         if key in trouble.get("fail", []):
             out.fail(key, "corrupt", f"{key} cannot be read")

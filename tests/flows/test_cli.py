@@ -8,10 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_workspace import RUNTIME, bare_workspace, digests
+from fake_workspace import RUNTIME, bare_workspace
 
-from configs.load import ConfigError
-from flows.batch import run_one_shard
 from flows.engine import run_stage
 from flows.runners import serial
 from models.registry import WEIGHTS_VARIABLE, miniature_weights
@@ -114,22 +112,6 @@ def test_verify_fails_with_the_name_of_what_was_changed(tmp_path: Path, monkeypa
     assert bad.returncode == 1
     assert "notes.txt" in bad.stderr
     assert "model miniature-dino" in bad.stderr and "bring back the pinned files" in bad.stderr
-
-
-def test_shards_made_one_by_one_are_all_that_a_stage_needs(tmp_path: Path) -> None:
-    whole = bare_workspace(tmp_path / "whole")
-    run_stage("assets", whole, RUNTIME, serial, package="fake_tasks")
-    apart = bare_workspace(tmp_path / "apart")
-    for index in (3, 0, 2, 1):
-        run_one_shard("assets", index, apart, RUNTIME, package="fake_tasks")
-    result = run_stage("assets", apart, RUNTIME, serial, package="fake_tasks")
-    assert result.reused == 4
-    assert digests(apart, "assets") == digests(whole, "assets")
-
-
-def test_a_shard_that_does_not_exist_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="assets has 4 shards, numbered from 0; there is no shard 4"):
-        run_one_shard("assets", 4, bare_workspace(tmp_path), RUNTIME, package="fake_tasks")
 
 
 def test_a_recipe_is_planned_without_a_workspace_and_none_is_left_behind(tmp_path: Path) -> None:

@@ -31,6 +31,15 @@ def test_a_package_of_the_wrong_version_or_none_is_named() -> None:
     ]
 
 
+def test_a_runner_without_its_package_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor._runner(RUNTIME).detail == "process, 2 workers"
+    dask = RUNTIME.model_copy(update={"runner": "dask", "cluster": "tcp://host:8786"})
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    lacking = doctor._runner(dask)
+    assert (lacking.verdict, lacking.fix) == ("broken", "pip install -c constraints.txt -e '.[dask]'")
+    assert "prefect-dask is not installed" in lacking.detail
+
+
 def test_too_little_disk_is_broken(tmp_path: Path) -> None:
     assert doctor._disk(tmp_path, RUNTIME).verdict == "ok"
     full = doctor._disk(tmp_path / "not" / "there", RUNTIME.model_copy(update={"min_free_disk_gb": 1e9}))

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, Future
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from configs.schema import Runtime
 from flows import engine, runners
 from flows.engine import StageError, run_stage
 from flows.runners import RUNNERS, Runner, serial
+from flows.runners.common import drain
 
 ALONE = RUNTIME.model_copy(update={"workers": 1})
 
@@ -96,8 +98,40 @@ def test_worker_processes_are_renewed_so_that_memory_cannot_grow_for_ever(prefec
     assert os.getpid() not in processes
 
 
-def test_a_single_job_starts_no_process(prefect_server: str) -> None:
-    assert list(runners.process(process_id, [7], RUNTIME)) == [(7, os.getpid())]
+@pytest.mark.parametrize("name", ["process", "dask", "ray"])
+def test_a_single_job_starts_no_process_of_this_machine(name: str) -> None:
+    runner = RUNNERS[name]
+    assert runners.fitting(runner, 1, RUNTIME) is runners.thread
+    assert runners.fitting(runner, 2, RUNTIME) is runner
+    there = RUNTIME.model_copy(update={"runner": name, "cluster": "127.0.0.1:1"})
+    assert runners.fitting(runner, 1, there) is runner
+
+
+def test_a_shard_that_kills_its_workers_is_never_made_in_the_drivers_process(
+    tmp_path: Path, prefect_server: str
+) -> None:
+    make_trouble(bare_workspace(tmp_path), crash={"index": 3, "error": "die"})
+    with pytest.raises(StageError, match=r"shard 3: worker processes died 2 times while they had it"):
+        run_stage("assets", tmp_path, ALONE.model_copy(update={"retries": 1}), RUNNERS["process"], package="fake_tasks")
+    assert [attempts(tmp_path).count(f"assets-{index}") for index in range(4)] == [1, 1, 1, 2]
+
+
+def test_a_pool_that_breaks_while_a_job_is_given_to_it_loses_that_job_alone() -> None:
+    def submit(job: int) -> Future[int]:
+        if job == 2:
+            raise BrokenExecutor("broken")
+        future: Future[int] = Ended()
+        future.set_result(job)
+        return future
+
+    done = dict(drain(submit, range(4), lambda: 3, (BrokenExecutor,)))
+    assert isinstance(done.pop(2), runners.WorkerLostError)
+    assert done == {0: 0, 1: 1, 3: 3}
+
+
+class Ended(Future[int]):
+    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> int:
+        return super().result(timeout)
 
 
 def test_threads_per_shard_follow_from_the_plan_and_not_from_the_workers() -> None:
