@@ -64,7 +64,8 @@ PLAN_FILE = "plan.json"
 PAUSE_SECONDS = 2.0
 OPTIONS = (
     *("objaverse_cache", "offline", "offload"),
-    *("gradient_checkpointing", "keep_checkpoints", "trackers", "peak_tflops"),
+    *("gradient_checkpointing", "keep_checkpoints", "trackers", "peak_tflops", "prefetch_shards"),
+    "store",
 )
 """Runtime settings that stages see; so they do those of a language model's server, llm_*."""
 

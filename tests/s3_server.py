@@ -6,6 +6,7 @@ Requests are let through one at a time where they write, since moto looks and th
 import os
 import threading
 import time
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -70,11 +71,9 @@ class S3Server:
         }
 
     def make_bucket(self) -> str:
-        """URL of a new bucket; the server's environment must be that of this process."""
-        from s3fs import S3FileSystem
-
+        """URL of a new bucket."""
         name = f"bucket-{uuid.uuid4().hex[:12]}"
-        S3FileSystem(skip_instance_cache=True).mkdir(name)
+        urllib.request.urlopen(urllib.request.Request(f"{self.address}/{name}", method="PUT")).close()
         return f"s3://{name}"
 
 
