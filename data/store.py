@@ -57,6 +57,14 @@ class ConflictError(StoreError):
     """Other bytes are stored under this name."""
 
 
+class ChangedError(ShardError):
+    """A stored file that is not the bytes that it should be; `found` says what it is instead."""
+
+    def __init__(self, url: str, found: str) -> None:
+        super().__init__(f"{url}: {found}; it was changed after it was finished")
+        self.found = found
+
+
 @dataclass(frozen=True)
 class Stored:
     """A file as a listing has it. `version` changes with its bytes: ETag of S3, time of change on a disk."""
@@ -147,12 +155,12 @@ class Store:
         try:
             for _ in self._verified(name, size, sha256):
                 pass
-        except ShardError as error:
+        except ChangedError as error:
             if sha256_file(path) != sha256:
                 raise ShardError(f"{path}: changed after it was finished; it is not what {sha256} says") from error
             if written:
                 raise
-            raise ConflictError(f"{error}, which {path} is") from error
+            raise ConflictError(f"{self.url_of(name)}: {error.found}, as {path} has") from error
         return written
 
     def delete(self, name: str) -> None:
@@ -176,13 +184,9 @@ class Store:
             found += len(block)
             yield block
         if found != size:
-            length = "more" if found > size else str(found)
-            raise ShardError(f"{self.url_of(name)}: {length} bytes, expected {size}; it was changed or truncated")
+            raise ChangedError(self.url_of(name), f"{'more' if found > size else found} bytes, expected {size}")
         if digest.hexdigest() != sha256:
-            raise ShardError(
-                f"{self.url_of(name)}: sha256 {digest.hexdigest()}, expected {sha256}; it was changed after it was "
-                "finished"
-            )
+            raise ChangedError(self.url_of(name), f"sha256 {digest.hexdigest()}, expected {sha256}")
 
     def _blocks(self, name: str, size: int) -> Iterator[bytes]:
         """The first `size` bytes and one more, so that a longer file is noticed; ends early for a shorter one."""

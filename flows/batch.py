@@ -8,6 +8,7 @@ from data.shards import Receipt
 from flows.engine import make_job, plan_shards, stage_context, threads_per_worker
 from flows.graph import RECIPE_FILE, load_graph
 from flows.inputs import check_inputs
+from flows.mirror import bring_inputs
 from flows.worker import limit_threads, make_shard, stage_module
 
 
@@ -15,6 +16,7 @@ def run_one_shard(stage: str, index: int, workspace: Path, runtime: Runtime, pac
     """Make shard `index` of `stage`, or return its receipt. ConfigError if the stage has no such shard."""
     graph = load_graph(workspace)
     module = stage_module(package, graph.node(stage).name)
+    bring_inputs(graph, stage, workspace, runtime.store)
     check_inputs(graph, stage, load_resolved(workspace / RECIPE_FILE), workspace)
     ctx = stage_context(graph, stage, workspace, runtime)
     specs = plan_shards(module, ctx)

@@ -163,15 +163,15 @@ def retry_failed(
     from flows.requeue import requeue_failed
     from flows.workspace import find_workspace, locked
 
-    folder = find_workspace(workspace)
+    folder, how = find_workspace(workspace), runtime_of(runtime, workers)
     with locked(folder):
-        queued = requeue_failed(folder, stage, reason)
+        queued = requeue_failed(folder, stage, reason, how.store)
     for item in queued:
         typer.echo(f"{item.stage}: {len(item.keys)} failed keys in {len(item.shards)} shards queued again")
     if not queued:
         typer.echo("nothing failed" + (f" for reason {reason}" if reason else ""))
     elif run:
-        _walk(folder, None, runtime_of(runtime, workers))
+        _walk(folder, None, how)
     else:
         typer.echo("run them with: syncd run")
 

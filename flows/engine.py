@@ -37,6 +37,7 @@ from data.shards import (
     write_atomic,
 )
 from data.stage import ShardSpec, StageContext
+from flows import mirror
 from flows.errors import is_expected
 from flows.graph import (
     RECIPE_FILE,
@@ -208,6 +209,7 @@ def _run_stage(
         raise StageError(f"{stage}: its recipe or inputs changed while it ran; run the same command again")
     index = publish(module, ctx, work.receipts, work.failed)
     state(graph, ctx, index, work.receipts)
+    mirror.publish(ctx)
     return result_of(ctx, work, index, time.monotonic() - clock)
 
 
@@ -222,6 +224,7 @@ def make_shards(
     """Make every shard of the plan that has no receipt yet; StageError if one crashes or too many keys fail."""
     specs = plan_shards(module, ctx)
     receipts = finished_shards(ctx, specs)
+    receipts |= mirror.join(ctx, specs, receipts)
     reused = len(receipts)
     _write_plan(ctx, specs)
     tell = on_progress or (lambda progress: None)
@@ -374,6 +377,7 @@ def _progress(ctx: StageContext, specs: list[ShardSpec], receipts: dict[int, Rec
 
 def publish(module: ModuleType, ctx: StageContext, receipts: list[Receipt], failed: list[Failure]) -> ShardIndex:
     """Build the stage's output folder beside its place, then move it there in one step."""
+    mirror.fetch(ctx, receipts)
     target = ctx.output_dir(ctx.stage)
     building = target.with_name(f".{ctx.stage}.building")
     shutil.rmtree(building, ignore_errors=True)

@@ -20,6 +20,7 @@ from typing import Any
 from configs.load import ConfigError
 from data.shards import Receipt, ShardError, ShardWriter, load_receipt
 from data.stage import ShardSpec, StageContext
+from flows import mirror
 
 RUN_ID_VARIABLE = "SYNCD_RUN_ID"
 TRANSIENT_TYPES = frozenset(
@@ -62,17 +63,21 @@ def stage_module(package: str, stage: str) -> ModuleType:
 
 
 def make_shard(job: Job) -> Receipt:
-    """Run one shard to its receipt, or return the receipt that is there already.
-
-    Transient errors are tried again up to `job.retries` times with a growing pause; anything else is raised at once.
-    """
+    """Run one shard to its receipt, or return the receipt that is there already, here or in the store."""
     ctx = replace(job.ctx, device=resolve_device(job.ctx.device))
     try:
         done = load_receipt(ctx.work_dir, job.spec.index, ctx.signature)
     except ShardError:
         done = None
     if done is not None:
-        return done
+        return mirror.share(ctx, done)
+    if (elsewhere := mirror.shared(ctx, job.spec)) is not None:
+        return elsewhere
+    return mirror.share(ctx, _make(job, ctx))
+
+
+def _make(job: Job, ctx: StageContext) -> Receipt:
+    """Transient errors are tried again up to `job.retries` times with a growing pause; others are raised at once."""
     module = stage_module(job.package, ctx.stage)
     for attempt in range(job.retries + 1):
         check_disk(ctx.work_dir, job.min_free_bytes, job.expected_bytes)

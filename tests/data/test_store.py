@@ -102,7 +102,7 @@ def test_equal_bytes_may_be_added_again_and_others_may_not(store: Store, tmp_pat
     assert store.add("a.tar", path, sha256(BIG))
     assert not store.add("a.tar", path, sha256(BIG))
     for other in (BIG[:-1], BIG + b"x", b"x" + BIG[1:]):
-        with pytest.raises(ConflictError, match=r"a\.tar: .* expected .*, which .*/file is"):
+        with pytest.raises(ConflictError, match=r"a\.tar: .* expected .*, as .*/file has"):
             store.add("a.tar", file_of(tmp_path, other), sha256(other))
     assert store.read("a.tar") == BIG
     with pytest.raises(ShardError, match="/file: changed after it was finished"):
