@@ -77,21 +77,35 @@ def is_url(text: str | os.PathLike[str]) -> bool:
     return "://" in str(text)
 
 
+def local_path(text: str) -> Path:
+    """A path, or the one that a file:// URL names; StoreError for another URL."""
+    return Path(_local_root(text) if is_url(text) else text)
+
+
+def _local_root(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in SCHEMES or parts.query or parts.fragment:
+        raise StoreError(f"{url}: not the URL of a store; allowed: file:///FOLDER and s3://BUCKET/PREFIX")
+    if parts.scheme != "file" or parts.netloc or not parts.path:
+        raise StoreError(f"{url}: names no folder of this machine; write it with three slashes: file:///FOLDER")
+    return unquote(parts.path)
+
+
+def _bucket_root(url: str) -> str:
+    root = url.removeprefix("s3://")
+    if not root.partition("/")[0] or "?" in root or "#" in root:
+        raise StoreError(f"{url}: names no folder of a bucket; write s3://BUCKET/PREFIX")
+    return root
+
+
 class Store:
     """All files below `url`; names are relative to it, with forward slashes. Of one thread or of many."""
 
     def __init__(self, url: str) -> None:
         """StoreError for a URL of another form, or if the packages for it are not installed."""
         self.url = url.rstrip("/")
-        parts = urlsplit(self.url)
-        if parts.scheme not in SCHEMES or parts.query or parts.fragment:
-            raise StoreError(f"{url}: not the URL of a store; allowed: file:///FOLDER and s3://BUCKET/PREFIX")
-        self._local = parts.scheme == "file"
-        if self._local and (parts.netloc or not parts.path):
-            raise StoreError(f"{url}: names no folder of this machine; write it with three slashes: file:///FOLDER")
-        if not self._local and not parts.netloc:
-            raise StoreError(f"{url}: names no bucket; write s3://BUCKET/PREFIX")
-        self._root = unquote(parts.path) if self._local else f"{parts.netloc}{parts.path}"
+        self._local = not self.url.startswith("s3://")
+        self._root = _local_root(self.url) if self._local else _bucket_root(self.url)
         self._fs, self._errors = _local_files() if self._local else _s3(_aws_environment())
 
     def below(self, name: str) -> Self:

@@ -67,7 +67,8 @@ def evaluate(
     overrides: SetOption = None,
     workspace: WorkspaceOption = HERE,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="LoRA file to score on a published benchmark, without running the pipeline.")
+        str | None,
+        typer.Option(help="LoRA file, path or URL, to score on a published benchmark, without running the pipeline."),
     ] = None,
     runtime: RuntimeOption = None,
     workers: WorkersOption = None,
@@ -85,8 +86,10 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.update(run_environment(folder, how, run_id=str(uuid.uuid4())))
     from flows.checkpoint import evaluate_by_flow
+    from flows.fetching import checkpoint_at
 
-    evaluate_by_flow(checkpoint, chosen, folder, how)
+    with checkpoint_at(checkpoint) as file:
+        evaluate_by_flow(file, chosen, folder, how)
     found = folder / "artifacts" / "evaluate"
     typer.echo("\n" + (found / "table.md").read_text(encoding="utf-8"))
     typer.echo(found)
@@ -311,10 +314,10 @@ def sample(
     recipe: RecipeOption = None,
     overrides: SetOption = None,
     checkpoint: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="LoRA file or folder of a train stage, of FLUX or a U-Net: its header says which; default: "
-            "the workspace's."
+            help="LoRA file or folder of a train stage, path or URL, of FLUX or a U-Net: its header says which; "
+            "default: the workspace's."
         ),
     ] = None,
     workspace: WorkspaceOption = HERE,
@@ -325,12 +328,14 @@ def sample(
     References with masks are cut to a square around the object, those without to their middle square. Settings are
     those of the recipe's evaluate section. What a picture was made from is in it: syncd inspect FILE.png
     """
+    from flows.fetching import checkpoint_at
     from flows.sampling import Wish, overrides_of, sample_to_file
 
     short = {"steps": steps, "guidance": guidance, "image_scale": image_scale, "text_scale": text_scale, "dtype": dtype}
-    wish = Wish(reference, prompt, out, mask or (), segment, seed, count, height, width, checkpoint, recipe, device)
-    for path in sample_to_file(wish, overrides_of(short, overrides or ()), workspace.resolve()):
-        typer.echo(str(path))
+    with checkpoint_at(checkpoint) as file:
+        wish = Wish(reference, prompt, out, mask or (), segment, seed, count, height, width, file, recipe, device)
+        for path in sample_to_file(wish, overrides_of(short, overrides or ()), workspace.resolve()):
+            typer.echo(str(path))
 
 
 @app.command()

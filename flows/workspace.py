@@ -15,6 +15,7 @@ from configs.load import RUNTIME_VARIABLE, ConfigError, dump_recipe, load_recipe
 from configs.schema import Recipe, Runtime
 from data.ids import canonical_json
 from data.shards import write_atomic
+from data.store import is_url
 from flows.graph import INPUTS_FILE, RECIPE_FILE, VERSIONS_FILE
 from flows.inputs import is_path, resolve_paths, write_inputs
 from flows.worker import RUN_ID_VARIABLE
@@ -54,8 +55,10 @@ def choose_recipe(workspace: Path, name: str | None, overrides: tuple[str, ...] 
 
 
 def _from_here(override: str) -> str:
-    """`assets.folder=PATH` and its like with the path made absolute."""
+    """`assets.folder=PATH` and its like with the path made absolute; a URL is."""
     key, _, value = override.partition("=")
+    if is_url(value):
+        return override
     return f"{key}={Path(value).resolve()}" if is_path(key.strip()) else override
 
 

@@ -134,8 +134,8 @@ def test_what_is_not_there_and_names_that_lead_out_are_refused(store: Store, tmp
         ("https://host/a", "allowed: file:///FOLDER and s3://BUCKET/PREFIX"),
         ("some/folder", "allowed: file:///FOLDER"),
         ("file://folder/a", "three slashes"),
-        ("s3:///prefix", "names no bucket"),
-        ("s3://bucket/a?versionId=1", "allowed"),
+        ("s3:///prefix", "names no folder of a bucket"),
+        ("s3://bucket/a?versionId=1", "names no folder of a bucket"),
     ],
 )
 def test_other_urls_are_refused(url: str, message: str) -> None:
