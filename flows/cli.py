@@ -19,6 +19,7 @@ from flows.options import (
     WorkspaceOption,
     runtime_of,
 )
+from flows.remote import pull, push
 
 if TYPE_CHECKING:
     from configs.schema import Runtime
@@ -35,6 +36,8 @@ app.add_typer(miniature, name="miniature")
 app.add_typer(ablate, name="ablate")
 study = typer.Typer(help="Ask people which images they prefer.", no_args_is_help=True)
 app.add_typer(study, name="study")
+app.command()(push)
+app.command()(pull)
 
 FULL_BELOW_BYTES = 1_000_000
 INTERRUPTED = 130
