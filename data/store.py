@@ -1,8 +1,8 @@
 """Files below a URL, `file://` or `s3://`, through fsspec. A name is written once, and what is read is verified.
 
 Where S3 is, who asks and how patiently are the standard AWS settings: AWS_ENDPOINT_URL, AWS_PROFILE or
-AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_MAX_ATTEMPTS. Writing if absent needs a server that knows the
-conditional PUT (`If-None-Match: *`), as AWS, MinIO and Ceph do; on a disk it is a hard link.
+AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_MAX_ATTEMPTS. Writing if absent is a conditional PUT (`If-None-Match:
+*`), which AWS answers and other servers may not (`syncd doctor` tries it out); on a disk it is a hard link.
 """
 
 import errno

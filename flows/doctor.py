@@ -145,7 +145,7 @@ def _store(runtime: Runtime) -> Iterator[Check]:
     if once:
         yield Check("store", "ok", f"{runtime.store}, written if absent")
     else:
-        fix = "take a server that knows conditional writes (If-None-Match), as AWS, MinIO and Ceph do"
+        fix = "take a server that knows conditional writes (PUT with If-None-Match: *)"
         yield Check("store", "broken", f"{runtime.store} lets a name be written twice", fix)
 
 
