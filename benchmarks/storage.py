@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import markdown
 from data.reader import ShardReader
 from data.shards import ShardEntry, ShardIndex, ShardWriter, sha256_file
 from data.store import Store
@@ -32,6 +31,8 @@ AHEAD = (0, 1, 4, 8)
 
 
 def main() -> None:
+    from benchmarks.common import markdown  # with torch, which the server's process would import too
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=int, default=16)
     parser.add_argument("--samples", type=int, default=32, help="per shard")
