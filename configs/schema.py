@@ -243,6 +243,12 @@ class Runtime(Section):
     peak_tflops: Annotated[float, Field(gt=0)] | None = Field(
         None, description="training: dense peak of one device, for its utilisation; default: known for common GPUs"
     )
+    prefetch_shards: Annotated[int, Field(ge=0, le=64)] = Field(
+        4, description="training: shards fetched before their turn, if the dataset is in a store"
+    )
+    store: Annotated[str, Field(pattern="^(file:///|s3://.)")] | None = Field(
+        None, description="file:// or s3:// URL where finished shards and stages are kept too, for other machines"
+    )
     retries: Annotated[int, Field(ge=0, le=20)] = Field(2, description="per shard, for transient errors only")
     max_tasks_per_worker: Annotated[int, Field(ge=0)] = Field(0, description="recycle a worker process; 0: never")
     min_free_disk_gb: Annotated[float, Field(ge=0)] = 1.0

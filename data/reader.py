@@ -7,6 +7,7 @@ state there is to save.
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +15,8 @@ import numpy as np
 
 from data.ids import seed_for
 from data.images import decode_mask, decode_png
-from data.shards import Sample, ShardError, ShardIndex, load_index, read_shard, sha256_file
+from data.shards import Sample, ShardEntry, ShardError, ShardIndex
+from data.streaming import AHEAD, ShardSource
 
 
 @dataclass(frozen=True)
@@ -93,20 +95,23 @@ class ShardReader:
     """Iterates over one rank's samples, epoch after epoch; each `for` loop runs to the end of the current epoch.
 
     Every shard is checked against its digest and key list when it is opened (ShardError names the file). Shards are
-    kept in memory only while samples of the buffer still need them.
+    kept in memory only while samples of the buffer still need them. Those of a store are fetched ahead, into the next
+    epoch where one ends.
     """
 
     def __init__(
         self,
-        directory: Path,
+        directory: Path | str,
         seed: int,
         rank: int = 0,
         world_size: int = 1,
         buffer: int = 1024,
         epoch: int = 0,
         records_only: bool = False,
+        ahead: int = AHEAD,
     ) -> None:
-        """`records_only` drops the files of samples, verified like the rest, to hold less in memory.
+        """`directory` may be a URL. `records_only` drops the files of samples, verified like the rest, to hold less in
+        memory. `ahead` shards are fetched before they are needed, if they are in a store.
 
         ValueError unless 0 <= rank < world_size and buffer >= 0; ShardError if there is no finished index.
         """
@@ -114,9 +119,8 @@ class ShardReader:
             raise ValueError(f"rank is {rank} of world_size {world_size}; allowed: 0 to world_size - 1")
         if buffer < 0:
             raise ValueError(f"buffer is {buffer}; allowed: 0 (shards only are shuffled) or more samples")
-        self.directory = directory
-        self.index = load_index(directory)
-        self.digest = sha256_file(directory / "index.json")
+        self.source = ShardSource(directory, ahead)
+        self.index, self.digest = self.source.index, self.source.digest
         self.seed, self.rank, self.world_size, self.buffer = seed, rank, world_size, buffer
         self.records_only = records_only
         self._digests = {key: entry.sha256 for entry in self.index.shards for key in entry.keys}
@@ -160,17 +164,38 @@ class ShardReader:
 
     def _start(self, epoch: int, position: int) -> None:
         self.epoch, self.position = epoch, position
-        self._order = epoch_order(self.index, self.seed, epoch, self.rank, self.world_size, self.buffer)
+        self._order = self._order_of(epoch)
         self._last_use = {number: place + 1 for place, (number, _) in enumerate(self._order)}
         self._open: dict[int, dict[str, Sample]] = {}
+        self._next_order: list[tuple[int, str]] | None = None
+
+    def _order_of(self, epoch: int) -> list[tuple[int, str]]:
+        return epoch_order(self.index, self.seed, epoch, self.rank, self.world_size, self.buffer)
+
+    def _upcoming(self, opening: int) -> list[ShardEntry]:
+        """The shards that will be opened after this one, as many as are fetched ahead."""
+        ahead = self.source.ahead
+        numbers = list(islice(_first_uses(self._order[self.position :], {opening, *self._open}), ahead))
+        if len(numbers) < ahead:
+            self._next_order = self._next_order or self._order_of(self.epoch + 1)
+            numbers += islice(_first_uses(self._next_order, set(numbers)), ahead - len(numbers))
+        return [self.index.shards[number] for number in numbers]
 
     def _shard(self, number: int) -> dict[str, Sample]:
         if number not in self._open:
             entry = self.index.shards[number]
-            samples = {sample.key: sample for sample in read_shard(self.directory, entry)}
+            samples = {sample.key: sample for sample in self.source.read(entry, self._upcoming(number))}
             if list(samples) != entry.keys:
-                raise ShardError(f"{self.directory / entry.name}: its samples are not the keys that index.json lists")
+                raise ShardError(f"{self.source.name}/{entry.name}: its samples are not the keys that index.json lists")
             if self.records_only:
                 samples = {key: Sample(key, sample.record, {}) for key, sample in samples.items()}
             self._open[number] = samples
         return self._open[number]
+
+
+def _first_uses(order: list[tuple[int, str]], known: set[int]) -> Iterator[int]:
+    """Shard numbers in the order in which they come first, without the known ones."""
+    for number, _ in order:
+        if number not in known:
+            known.add(number)
+            yield number

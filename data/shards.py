@@ -258,10 +258,15 @@ def load_index(directory: Path) -> ShardIndex:
 
 
 def read_shard(directory: Path, entry: ShardEntry) -> Iterator[Sample]:
-    """Samples of one shard, after checking its size and digest (ShardError names the file)."""
+    """Samples of one shard, after checking its size and digest (ShardError names the file).
+
+    A shard that is not here comes from the origin of the folder, if it has one.
+    """
     path = directory / entry.name
     if not path.exists():
-        raise ShardError(f"{path}: missing")
+        from data.origin import fetch_shard
+
+        fetch_shard(directory, entry)
     data = path.read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if found != entry.sha256:

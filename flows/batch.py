@@ -18,6 +18,7 @@ from data.shards import Receipt
 from flows.engine import make_job, plan_shards, stage_context, threads_per_worker, write_plan
 from flows.graph import RECIPE_FILE, load_graph
 from flows.inputs import check_inputs
+from flows.mirror import bring_inputs
 from flows.worker import limit_threads, make_shard, stage_module
 
 
@@ -32,6 +33,7 @@ def run_share(
         raise ConfigError(f"--index is {index}; allowed with --of {of}: 0 to {of - 1} (number the job array from 0)")
     graph = load_graph(workspace)
     module = stage_module(package, graph.node(stage).name)
+    bring_inputs(graph, stage, workspace, runtime.store)
     check_inputs(graph, stage, load_resolved(workspace / RECIPE_FILE), workspace)
     ctx = stage_context(graph, stage, workspace, runtime)
     specs = plan_shards(module, ctx)

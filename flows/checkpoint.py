@@ -14,6 +14,7 @@ from configs.schema import Recipe, Runtime
 from data.provenance import signature_of
 from data.shards import sha256_file, write_atomic
 from data.stage import CheckpointFile, StageContext
+from flows import mirror
 from flows.engine import Progress, StageResult, make_shards, publish, result_of, seen_options
 from flows.graph import RECIPE_FILE, VERSIONS_FILE, load_graph, tracked_recipe, tracked_values
 from flows.inputs import write_inputs
@@ -57,6 +58,7 @@ def evaluate_checkpoint(
         if _context(file.resolve(), chosen, folder.resolve(), runtime).signature != ctx.signature:
             raise StageError(f"{file} or files of the benchmark changed while it ran; run the same command again")
         index = publish(module, ctx, work.receipts, work.failed)
+        mirror.publish(ctx)
     return result_of(ctx, work, index, time.monotonic() - clock)
 
 

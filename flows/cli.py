@@ -21,6 +21,7 @@ from flows.options import (
     runtime_of,
 )
 from flows.promotion.commands import models, retrain
+from flows.remote import pull, push
 from flows.simulation.commands import simulate
 from flows.stopping import EXIT_CODE as STOP_CODE
 from flows.stopping import MESSAGE as STOP_MESSAGE
@@ -43,6 +44,8 @@ app.add_typer(models, name="models")
 study = typer.Typer(help="Ask people which images they prefer.", no_args_is_help=True)
 app.add_typer(study, name="study")
 app.command()(simulate)
+app.command()(push)
+app.command()(pull)
 
 FULL_BELOW_BYTES = 1_000_000
 STOPPED = {130: "interrupted; finished shards are kept, the same command resumes", STOP_CODE: STOP_MESSAGE}
@@ -75,7 +78,8 @@ def evaluate(
     overrides: SetOption = None,
     workspace: WorkspaceOption = HERE,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="LoRA file to score on a published benchmark, without running the pipeline.")
+        str | None,
+        typer.Option(help="LoRA file, path or URL, to score on a published benchmark, without running the pipeline."),
     ] = None,
     runtime: RuntimeOption = None,
     workers: WorkersOption = None,
@@ -93,8 +97,10 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.update(run_environment(folder, how, run_id=str(uuid.uuid4())))
     from flows.checkpoint import evaluate_by_flow
+    from flows.fetching import checkpoint_at
 
-    evaluate_by_flow(checkpoint, chosen, folder, how)
+    with checkpoint_at(checkpoint) as file:
+        evaluate_by_flow(file, chosen, folder, how)
     found = folder / "artifacts" / "evaluate"
     typer.echo("\n" + (found / "table.md").read_text(encoding="utf-8"))
     typer.echo(found)
@@ -175,15 +181,15 @@ def retry_failed(
     from flows.requeue import requeue_failed
     from flows.workspace import find_workspace, locked
 
-    folder = find_workspace(workspace)
+    folder, how = find_workspace(workspace), runtime_of(runtime, workers)
     with locked(folder):
-        queued = requeue_failed(folder, stage, reason)
+        queued = requeue_failed(folder, stage, reason, how.store)
     for item in queued:
         typer.echo(f"{item.stage}: {len(item.keys)} failed keys in {len(item.shards)} shards queued again")
     if not queued:
         typer.echo("nothing failed" + (f" for reason {reason}" if reason else ""))
     elif run:
-        _walk(folder, None, runtime_of(runtime, workers))
+        _walk(folder, None, how)
     else:
         typer.echo("run them with: syncd run")
 
@@ -333,10 +339,10 @@ def sample(
     recipe: RecipeOption = None,
     overrides: SetOption = None,
     checkpoint: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="LoRA file or folder of a train stage, of FLUX or a U-Net: its header says which; default: "
-            "the workspace's."
+            help="LoRA file or folder of a train stage, path or URL, of FLUX or a U-Net: its header says which; "
+            "default: the workspace's."
         ),
     ] = None,
     workspace: WorkspaceOption = HERE,
@@ -347,12 +353,14 @@ def sample(
     References with masks are cut to a square around the object, those without to their middle square. Settings are
     those of the recipe's evaluate section. What a picture was made from is in it: syncd inspect FILE.png
     """
+    from flows.fetching import checkpoint_at
     from flows.sampling import Wish, overrides_of, sample_to_file
 
     short = {"steps": steps, "guidance": guidance, "image_scale": image_scale, "text_scale": text_scale, "dtype": dtype}
-    wish = Wish(reference, prompt, out, mask or (), segment, seed, count, height, width, checkpoint, recipe, device)
-    for path in sample_to_file(wish, overrides_of(short, overrides or ()), workspace.resolve()):
-        typer.echo(str(path))
+    with checkpoint_at(checkpoint) as file:
+        wish = Wish(reference, prompt, out, mask or (), segment, seed, count, height, width, file, recipe, device)
+        for path in sample_to_file(wish, overrides_of(short, overrides or ()), workspace.resolve()):
+            typer.echo(str(path))
 
 
 @app.command()

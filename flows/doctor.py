@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ class Check:
 
 def examine(workspace: Path, recipe: Recipe | None, runtime: Runtime) -> list[Check]:
     """Every check; `recipe` is the active one, if any."""
-    machine = [_rendering(), _gpu(runtime), _disk(workspace, runtime), _browser()]
+    machine = [_rendering(), _gpu(runtime), _disk(workspace, runtime), *_store(runtime), _browser()]
     checks = [_python(), *_pins(), _runner(runtime), _git(), *machine]
     if recipe is None:
         return [*checks, Check("recipe", "note", f"none active in {workspace}", "syncd run --recipe demo")]
@@ -137,6 +138,28 @@ def _disk(workspace: Path, runtime: Runtime) -> Check:
         f"{detail}, the runtime's min_free_disk_gb is {runtime.min_free_disk_gb:g}",
         "free some space (syncd gc removes work folders of earlier recipes), or use --workspace on another disk",
     )
+
+
+def _store(runtime: Runtime) -> Iterator[Check]:
+    """The runtime's store, if it names one: whether it can be listed, and written once."""
+    from data.store import Store, StoreError
+
+    if runtime.store is None:
+        return
+    name = f"doctor-{uuid.uuid4().hex}"
+    try:
+        store = Store(runtime.store)
+        once = store.create(name, b"once") and not store.create(name, b"twice")
+        store.delete(name)
+    except StoreError as error:
+        message, _, fix = str(error).partition("; ")
+        yield Check("store", "broken", message, fix or "correct store in the runtime")
+        return
+    if once:
+        yield Check("store", "ok", f"{runtime.store}, written if absent")
+    else:
+        fix = "take a server that knows conditional writes (PUT with If-None-Match: *)"
+        yield Check("store", "broken", f"{runtime.store} lets a name be written twice", fix)
 
 
 def find_browser() -> str | None:

@@ -34,6 +34,7 @@ from data.shards import (
     write_atomic,
 )
 from data.stage import ShardSpec, StageContext
+from flows import mirror
 from flows.carry import Earlier, carry_over, find_earlier, leave_link
 from flows.crashes import crashes_in, note_crash
 from flows.errors import is_expected
@@ -63,7 +64,8 @@ from flows.workspace import PROJECT
 PAUSE_SECONDS = 2.0
 OPTIONS = (
     *("objaverse_cache", "offline", "offload"),
-    *("gradient_checkpointing", "keep_checkpoints", "trackers", "peak_tflops"),
+    *("gradient_checkpointing", "keep_checkpoints", "trackers", "peak_tflops", "prefetch_shards"),
+    "store",
 )
 """Runtime settings that stages see; so they do those of a language model's server, llm_*."""
 
@@ -201,6 +203,7 @@ def _run_stage(
     if earlier is not None:
         leave_link(module, ctx, earlier)
     state(graph, ctx, index, work.receipts)
+    mirror.publish(ctx)
     return result_of(ctx, work, index, time.monotonic() - clock)
 
 
@@ -223,10 +226,11 @@ def make_shards(
         carry_over(module, ctx, specs, earlier)
     receipts = finished_shards(ctx, specs)
     found = list(receipts.values())
+    receipts |= mirror.join(ctx, specs, receipts)
     write_plan(ctx, specs)
     tell = on_progress or (lambda progress: None)
     runtime = runtime.model_copy(update={"threads_per_worker": threads_per_worker(runtime, len(specs))})
-    reused = len(found)
+    reused = len(receipts)
     while True:
         progress = _progress(ctx, specs, receipts)
         tell(progress)
@@ -405,6 +409,7 @@ def _advanced(progress: Progress, receipt: Receipt) -> Progress:
 
 def publish(module: ModuleType, ctx: StageContext, receipts: list[Receipt], failed: list[Failure]) -> ShardIndex:
     """Build the stage's output folder beside its place, then move it there in one step."""
+    mirror.fetch(ctx, receipts)
     target = ctx.output_dir(ctx.stage)
     building = target.with_name(f".{ctx.stage}.building")
     shutil.rmtree(building, ignore_errors=True)

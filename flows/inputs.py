@@ -12,6 +12,7 @@ from data.assets.files import files_below
 from data.digests import DigestCache
 from data.ids import digest_of
 from data.shards import write_atomic
+from data.store import Store, StoreError, is_url, local_path
 from flows.graph import INPUTS_FILE, RECIPE_FILE, Graph
 
 PATH_FIELDS = {
@@ -19,6 +20,8 @@ PATH_FIELDS = {
     "train": ("pairs",),
     "evaluate": ("benchmark_folder", "reference_masks", "questions"),
 }
+URL_FIELDS = ("assets.folder",)
+"""Fields that may be the s3:// URL of a folder."""
 EXTERNAL = "external"
 """Field of the evaluate section that holds paths by row."""
 HEADER = "# Digests of the files that the recipe names; written by syncd run, tracked by dvc.yaml.\n"
@@ -31,18 +34,25 @@ def is_path(key: str) -> bool:
 
 
 def resolve_paths(recipe: Recipe, base: Path, workspace: Path) -> Recipe:
-    """The recipe's paths, given relative to `base`, as absolute ones; inside the workspace relative to it."""
+    """The recipe's paths, given relative to `base`, as absolute ones; inside the workspace relative to it.
 
-    def resolved(path: str) -> str:
-        return _from_workspace((base / path).resolve(), workspace)
+    A file:// URL is the path that it names; ConfigError for an s3:// one where none can be.
+    """
+
+    def resolved(section: str, field: str, path: str) -> str:
+        if is_url(path) and not path.startswith("file://"):
+            if f"{section}.{field}" not in URL_FIELDS:
+                raise ConfigError(f"{section}.{field} is {path}; only {', '.join(URL_FIELDS)} may be a URL: get a copy")
+            return path
+        return _from_workspace((base / local_path(path)).resolve(), workspace)
 
     sections: dict[str, Any] = {}
     for section, fields in PATH_FIELDS.items():
         own = getattr(recipe, section)
         sections[section] = own.model_copy(
-            update={field: resolved(getattr(own, field)) for field in fields if getattr(own, field)}
+            update={field: resolved(section, field, getattr(own, field)) for field in fields if getattr(own, field)}
         )
-    external = {row: resolved(path) for row, path in recipe.evaluate.external.items()}
+    external = {row: resolved("evaluate", f"{EXTERNAL}.{row}", path) for row, path in recipe.evaluate.external.items()}
     sections["evaluate"] = sections["evaluate"].model_copy(update={EXTERNAL: external})
     return recipe.model_copy(update=sections)
 
@@ -65,6 +75,9 @@ def input_values(recipe: Recipe, workspace: Path, sections: Collection[str] = tu
     found: dict[str, dict[str, str]] = {section: {} for section in sections}
     for section in sections:
         for field, name in _named(recipe, section).items():
+            if is_url(name):
+                found[section][field] = _stored_digest(section, field, name)
+                continue
             path = workspace / name
             if not path.exists():
                 raise ConfigError(
@@ -82,6 +95,17 @@ def input_values(recipe: Recipe, workspace: Path, sections: Collection[str] = tu
 def _folder_digest(folder: Path, cache: DigestCache) -> str:
     """Of all files but hidden ones, which no source reads."""
     return digest_of({name: cache.digest(folder / name) for name in files_below(folder)})
+
+
+def _stored_digest(section: str, field: str, url: str) -> str:
+    """Of sizes and ETags: a store need not be read whole to see that it has changed."""
+    try:
+        listed = Store(url).list()
+    except StoreError as error:
+        raise ConfigError(f"{section}.{field}: {error}") from error
+    if not listed:
+        raise ConfigError(f"{section}.{field} is {url}: no file below it; set it with --set {section}.{field}=URL")
+    return digest_of({name: [stored.bytes, stored.version] for name, stored in listed.items()})
 
 
 def write_inputs(recipe: Recipe, workspace: Path) -> None:

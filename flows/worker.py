@@ -21,6 +21,7 @@ from configs.load import ConfigError
 from data.revocation import REVOKED
 from data.shards import Receipt, ShardError, ShardWriter, load_receipt
 from data.stage import ShardSpec, StageContext
+from flows import mirror
 from flows.crashes import note_crash
 from flows.exclusive import sole_maker
 
@@ -79,10 +80,7 @@ def stage_module(package: str, stage: str) -> ModuleType:
 
 
 def make_shard(job: Job) -> Receipt:
-    """Run one shard to its receipt, or return the receipt that is there already.
-
-    Transient errors are tried again up to `job.retries` times with a growing pause; anything else is raised at once.
-    """
+    """Run one shard to its receipt, or return the receipt that is there already, here or in the store."""
     ctx = replace(job.ctx, device=resolve_device(job.ctx.device))
     check_shared(ctx.work_dir)
     with sole_maker(ctx.work_dir, ctx.stage, job.spec.index):
@@ -90,10 +88,13 @@ def make_shard(job: Job) -> Receipt:
             done = load_receipt(ctx.work_dir, job.spec.index, ctx.signature)
         except ShardError:
             done = None
-        return done or _make_shard(job, ctx)
+        if done is None and (elsewhere := mirror.shared(ctx, job.spec)) is not None:
+            return elsewhere
+        return mirror.share(ctx, done or _make_shard(job, ctx))
 
 
 def _make_shard(job: Job, ctx: StageContext) -> Receipt:
+    """Transient errors are tried again up to `job.retries` times with a growing pause; others are raised at once."""
     module = stage_module(job.package, ctx.stage)
     for attempt in range(job.retries + 1):
         check_disk(ctx.work_dir, job.min_free_bytes, job.expected_bytes)

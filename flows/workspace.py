@@ -17,6 +17,7 @@ from configs.schema import Recipe, Runtime
 from data.ids import canonical_json
 from data.revocation import REVOKED_FILE, Revocations, write_revocations
 from data.shards import write_atomic
+from data.store import is_url
 from flows.graph import INPUTS_FILE, RECIPE_FILE, VERSIONS_FILE
 from flows.inputs import is_path, resolve_paths, write_inputs
 from flows.worker import RUN_ID_VARIABLE
@@ -56,8 +57,10 @@ def choose_recipe(workspace: Path, name: str | None, overrides: tuple[str, ...] 
 
 
 def _from_here(override: str) -> str:
-    """`assets.folder=PATH` and its like with the path made absolute."""
+    """`assets.folder=PATH` and its like with the path made absolute; a URL is."""
     key, _, value = override.partition("=")
+    if is_url(value):
+        return override
     return f"{key}={Path(value).resolve()}" if is_path(key.strip()) else override
 
 

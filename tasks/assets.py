@@ -13,11 +13,13 @@ from configs.schema import Assets
 from data.assets.base import AssetCandidate, AssetError, AssetSource, FetchedMesh, SourceError
 from data.assets.folder import FolderSource
 from data.assets.objaverse import ObjaverseSource
+from data.assets.stored import StoredFolderSource
 from data.assets.subjects import SubjectsSource
 from data.ids import canonical_json, digest_of, held_out_of, seed_for
 from data.records import AssetRecord
 from data.shards import ShardIndex, ShardWriter
 from data.stage import ShardSpec, StageContext, chunk
+from data.store import is_url
 from models.miniature.assets import MiniatureSource
 
 PAUSES_SECONDS = (1.0, 5.0)
@@ -42,12 +44,10 @@ def open_source(section: Assets, seed: int, options: dict[str, Any], workspace: 
     if section.source == "subjects":
         return SubjectsSource(section.subjects, section.per_kind)
     if section.source == "folder":
-        return FolderSource(
-            workspace / str(section.folder),
-            captions=path(section.captions),
-            licences=section.licences,
-            default_licence=section.default_licence,
-        )
+        told = {"licences": section.licences, "default_licence": section.default_licence}
+        if is_url(section.folder):
+            return StoredFolderSource(section.folder, captions=path(section.captions), **told)
+        return FolderSource(workspace / section.folder, captions=path(section.captions), **told)
     return ObjaverseSource(
         cache=Path(options["objaverse_cache"]) if options.get("objaverse_cache") else None,
         captions=path(section.captions),

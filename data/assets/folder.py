@@ -66,7 +66,7 @@ class FolderSource:
 
     @cached_property
     def _listing(self) -> AssetListing:
-        files = files_below(self.folder)
+        files = self._files()
         meshes = [file for file in files if _suffix(file) in FORMATS]
         if not meshes:
             raise SourceError(f"{self.folder}: no mesh in it or below; put GLB, GLTF, OBJ or PLY files there")
@@ -80,6 +80,9 @@ class FolderSource:
         ]
         accepted = [item for item in judged if isinstance(item, AssetCandidate)]
         return listing_of(accepted, others + [item for item in judged if isinstance(item, RejectedAsset)])
+
+    def _files(self) -> list[str]:
+        return files_below(self.folder)
 
     def _judge(self, object_id: str, file: str, rows: dict[str, CaptionRow] | None) -> AssetCandidate | RejectedAsset:
         if not (self.folder / file).resolve().is_relative_to(self.folder.resolve()):

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,9 @@ from safetensors.torch import save
 from configs.training import Train
 from data.ids import seed_for
 from data.reader import SetImage, decode_set
-from data.shards import ShardEntry, ShardIndex, read_shard, write_atomic
+from data.shards import Sample, ShardEntry, ShardIndex, write_atomic
 from data.squares import jittered_square
+from data.streaming import AHEAD, ShardSource
 from models.customizer import Customizer, Features
 from models.training.examples import may_flip
 
@@ -40,12 +41,17 @@ class FeatureStore:
         self._opened: dict[str, safe_open] = {}
         self._shard_of = {key: entry for entry in index.shards for key in entry.keys}
 
-    def prepare(self, customizer: Customizer, dataset: Path) -> int:
-        """Compute what is missing; returns for how many shards that was. ShardError if a shard is not its digest."""
+    def prepare(self, customizer: Customizer, dataset: Path | str, ahead: int = AHEAD) -> int:
+        """Compute what is missing; returns for how many shards that was. ShardError if a shard is not its digest.
+
+        `dataset` is where the shards are, a folder or a URL; from a store, `ahead` are fetched before their turn.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         missing = [entry for entry in self._shards if not self._path(entry).exists()]
-        for entry in missing:
-            write_atomic(self._path(entry), self._encode_shard(customizer, dataset, entry))
+        with ShardSource(dataset, ahead) as source:
+            for number, entry in enumerate(missing):
+                samples = source.read(entry, missing[number + 1 : number + 1 + ahead])
+                write_atomic(self._path(entry), self._encode(customizer, samples))
         return len(missing)
 
     def image(self, key: str, sample_id: str, flipped: bool = False, crop: int | None = None) -> Features:
@@ -67,10 +73,10 @@ class FeatureStore:
     def _path(self, entry: ShardEntry) -> Path:
         return self.folder / f"{entry.sha256}.safetensors"
 
-    def _encode_shard(self, customizer: Customizer, dataset: Path, entry: ShardEntry) -> bytes:
+    def _encode(self, customizer: Customizer, samples: Iterable[Sample]) -> bytes:
         images: dict[str, Picture] = {}
         prompts = {""}
-        for sample in read_shard(dataset, entry):
+        for sample in samples:
             decoded = decode_set(sample)
             prompts.update(item.prompt for item in decoded.images)
             flips = may_flip(len(decoded.images), self._section)

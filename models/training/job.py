@@ -13,7 +13,6 @@ from data.digests import DigestCache
 from data.images import decode_png
 from data.pairs import PairOrder
 from data.reader import ShardReader
-from data.shards import read_all
 from models.customizer import Customizer, load_customizer
 from models.training.features import FeatureStore
 from models.training.pairs import PairMix, PairStore
@@ -49,14 +48,15 @@ def open_run(job: TrainingJob, device: str) -> Run:
     """The run on `device`, with features of every image and prompt in place; processes share in computing them."""
     section, state = job.section, PartialState(cpu=device == "cpu")
     sharded = section.parallel == "fsdp" and state.num_processes > 1
-    reader = ShardReader(job.dataset, job.seed, records_only=True)
+    ahead = job.settings.prefetch_shards
+    reader = ShardReader(job.dataset, job.seed, records_only=True, ahead=ahead)
     customizer = load_customizer(job.base, "cpu" if sharded else device, section.dtype, section.reference_form)
     if sharded:
         customizer.offload(device, "all")
     started = time.monotonic()
     folder = job.folder / "features"
     mine = reader.index.model_copy(update={"shards": reader.index.shards[state.process_index :: state.num_processes]})
-    encoded = FeatureStore(folder, mine, section, job.seed).prepare(customizer, job.dataset)
+    encoded = FeatureStore(folder, mine, section, job.seed).prepare(customizer, job.dataset, ahead)
     # Tars are encoded by one process; the others find them done.
     with state.main_process_first():
         pairs = _open_pairs(job, customizer, reader)
@@ -80,5 +80,5 @@ def _open_pairs(job: TrainingJob, customizer: Customizer, reader: ShardReader) -
 
 def image_size(reader: ShardReader) -> tuple[int, int]:
     """Height and width of the dataset's images, in pixels."""
-    first = next(read_all(reader.directory, reader.index))
+    first = next(reader.source.read(reader.index.shards[0]))
     return decode_png(first.files[f"{first.record['samples'][0]['index']}.png"]).shape[:2]

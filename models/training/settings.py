@@ -17,6 +17,7 @@ class Settings(BaseModel):
     keep_checkpoints: int = Runtime().keep_checkpoints
     trackers: tuple[str, ...] = Runtime().trackers
     peak_tflops: float | None = Runtime().peak_tflops
+    prefetch_shards: int = Runtime().prefetch_shards
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Self:

@@ -166,7 +166,9 @@ def _resume(run: Run, optimizer: torch.optim.Optimizer, average: EMAModel | None
 
 def _endless(reader: ShardReader) -> Iterator[Sample]:
     if not len(reader):
-        raise TrainingError(f"{reader.directory}: rank {reader.rank} of {reader.world_size} has no samples to train on")
+        raise TrainingError(
+            f"{reader.source.name}: rank {reader.rank} of {reader.world_size} has no samples to train on"
+        )
     while True:
         yield from reader
 

@@ -114,3 +114,17 @@ def test_what_a_training_lacks_is_named(tmp_path: Path) -> None:
     assert empty.verdict == "broken" and "holds no .tar" in empty.detail
     (tmp_path / "web" / "0.tar").write_bytes(b"")
     assert doctor._training(tmp_path, mixed, Runtime()).detail == "1 process, 1 tars of text-image pairs"
+
+
+def test_a_store_is_tried_out_by_writing_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = Runtime(store=f"file://{tmp_path}/store")
+    assert [check.verdict for check in doctor._store(runtime)] == ["ok"]
+    assert list((tmp_path / "store").iterdir()) == []
+    assert list(doctor._store(Runtime())) == []
+    monkeypatch.setattr("data.store.Store.create", lambda self, name, data: True)
+    (check,) = doctor._store(runtime)
+    assert (check.verdict, "lets a name be written twice" in check.detail) == ("broken", True)
+    monkeypatch.undo()
+    (tmp_path / "file").touch()
+    (check,) = doctor._store(Runtime(store=f"file://{tmp_path}/file/store"))
+    assert check.verdict == "broken" and check.fix

@@ -1,0 +1,99 @@
+"""The shards of a finished stage, wherever they are: in a folder, at a URL, or in a folder that has yet to fetch them.
+
+From a store, the shards that are read next are fetched while one is being used. What is read, and in which order, is
+the same from everywhere: every shard is checked against the digest that the index has for it.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+from data.origin import fetch_shard, origin_of
+from data.shards import Sample, ShardEntry, ShardError, ShardIndex, load_index, read_shard, read_tar, sha256_file
+from data.store import MissingError, Store, is_url
+
+AHEAD = 4
+"""Shards that are fetched before they are asked for; at a URL they are held in memory until they are."""
+
+
+class ShardSource:
+    """`index` and its sha256 `digest`, read when they are asked for (ShardError if there is no finished index), and
+    `name` for errors. To be used by one thread.
+
+    A folder with an origin keeps what it has fetched, so that it is fetched once. From a URL nothing is kept: at most
+    `ahead` shards are in memory or on their way, beside the one that is read.
+    """
+
+    def __init__(self, place: Path | str, ahead: int = AHEAD) -> None:
+        """`place` is a folder, or a file:// or s3:// URL of one."""
+        self._folder = None if is_url(place) else Path(place)
+        url = str(place) if self._folder is None else origin_of(self._folder)
+        self._store = None if url is None else Store(url)
+        self.name = str(place)
+        self.ahead = 0 if self._store is None else ahead
+        self._coming: dict[str, Future[bytes | None]] = {}
+        self._pool = ThreadPoolExecutor(self.ahead, thread_name_prefix="shards") if self.ahead else None
+
+    @property
+    def index(self) -> ShardIndex:
+        return self._read_index[0]
+
+    @property
+    def digest(self) -> str:
+        return self._read_index[1]
+
+    @cached_property
+    def _read_index(self) -> tuple[ShardIndex, str]:
+        if self._folder is None:
+            return _index_of(self._store)
+        return load_index(self._folder), sha256_file(self._folder / "index.json")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of what was fetched ahead."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        self._coming.clear()
+
+    def read(self, entry: ShardEntry, upcoming: Sequence[ShardEntry] = ()) -> Iterator[Sample]:
+        """Samples of one shard, verified (ShardError names it); `upcoming` are those that will be read next, in order.
+
+        StoreError if the store cannot be reached, MissingError if the shard is not there.
+        """
+        coming = self._coming.pop(entry.name, None)
+        self._fetch_ahead(upcoming[: self.ahead])
+        data = self._bring(entry) if coming is None else coming.result()
+        return read_shard(self._folder, entry) if data is None else read_tar(data)
+
+    def _fetch_ahead(self, upcoming: Sequence[ShardEntry]) -> None:
+        for name in self._coming.keys() - {entry.name for entry in upcoming}:
+            self._coming.pop(name).cancel()
+        for entry in upcoming:
+            if entry.name not in self._coming:
+                self._coming[entry.name] = self._pool.submit(self._bring, entry)
+
+    def _bring(self, entry: ShardEntry) -> bytes | None:
+        """The bytes of a shard at a URL; one of a folder is in the folder afterwards."""
+        if self._folder is None:
+            return self._store.read_verified(entry.name, entry.bytes, entry.sha256)
+        fetch_shard(self._folder, entry)
+        return None
+
+
+def _index_of(store: Store) -> tuple[ShardIndex, str]:
+    try:
+        data = store.read("index.json")
+    except MissingError as error:
+        raise ShardError(f"{error}; name the folder of a published stage: STORE/STAGE/SIGNATURE") from error
+    try:
+        return ShardIndex.model_validate_json(data), hashlib.sha256(data).hexdigest()
+    except ValueError as error:
+        raise ShardError(f"{store.url_of('index.json')}: not the index of a stage ({error})") from error

@@ -1,0 +1,43 @@
+"""Checkpoints by URL: fetched for as long as a command runs, and checked against the index beside them."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from configs.load import ConfigError
+from data.shards import ShardIndex, write_atomic
+from data.store import MissingError, Store, is_url, local_path
+
+WEIGHTS = "pytorch_lora_weights.safetensors"
+
+
+@contextmanager
+def checkpoint_at(given: str | None) -> Iterator[Path | None]:
+    """A path as it is, or what an s3:// URL names: a LoRA file, or the folder of a published train stage.
+
+    ShardError if it is not the file that the index of its folder vouches for; a file without an index is taken as it
+    is, and its digest is recorded by whoever uses it.
+    """
+    if given is None or not is_url(given) or given.startswith("file://"):
+        yield None if given is None else local_path(given)
+        return
+    with tempfile.TemporaryDirectory(prefix="syncd-checkpoint-") as folder:
+        yield _fetch(given.rstrip("/"), Path(folder))
+
+
+def _fetch(url: str, folder: Path) -> Path:
+    is_file = url.endswith(".safetensors")
+    where, _, name = url.rpartition("/") if is_file else (url, "", WEIGHTS)
+    store, target = Store(where), folder / name
+    try:
+        index = ShardIndex.model_validate_json(store.read("index.json"))
+    except MissingError as error:
+        if not is_file:
+            raise ConfigError(f"{error}; --checkpoint names a .safetensors, or STORE/train/SIGNATURE") from error
+        write_atomic(target, store.read(name))
+        return target
+    for file in index.files:
+        if file.name == name:
+            return store.fetch(name, target, file.bytes, file.sha256)
+    raise ConfigError(f"{store.url_of('index.json')} lists no {name}; --checkpoint names the folder of a train stage")

@@ -1,0 +1,246 @@
+"""A stage's shards in a store too (runtime `store`), for machines that share no disk.
+
+    STORE/STAGE/SIGNATURE/000000.tar, 000000.json    a shard, then the receipt that vouches for it
+    STORE/STAGE/SIGNATURE/...                        the other files of the finished stage, its statement
+    STORE/STAGE/SIGNATURE/index.json                 last: the folder is then the published stage
+
+A name is written once: the first writer of a receipt wins, and a second one must have made the same bytes. Receipts of
+others are honoured as one's own; their tars are fetched when the stage is published. Without `store` in the runtime
+nothing here does anything.
+"""
+
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from data.origin import clear_origin, origin_of, set_origin
+from data.provenance import statement_path
+from data.shards import (
+    Receipt,
+    ShardError,
+    ShardIndex,
+    load_index,
+    receipt_path,
+    sha256_file,
+    write_atomic,
+)
+from data.stage import ShardSpec, StageContext
+from data.store import ConflictError, MissingError, Store
+from flows.graph import Graph, index_path, stage_signature
+
+INDEX, STATEMENT = "index.json", "statement.intoto.json"
+KEPT_STATEMENT = "statement.json"
+"""Of the work folder: the statement that the engine keeps when it publishes the same bytes again."""
+TRANSFERS = 8
+"""Files on their way at a time."""
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+
+def stage_store(url: str | None, stage: str, signature: str) -> Store | None:
+    """The folder of a stage in the store at `url`; None for None."""
+    return None if url is None else Store(f"{url.rstrip('/')}/{stage}/{signature[:16]}")
+
+
+def join(ctx: StageContext, specs: Sequence[ShardSpec], mine: dict[int, Receipt]) -> dict[int, Receipt]:
+    """Store the finished shards that the store lacks; returns the receipts that only the store has.
+
+    ShardError if a receipt there is none of this plan, or if one name would have two contents.
+    """
+    store = _store_of(ctx)
+    if store is None:
+        return {}
+    there = store.list()
+    _at_once(lambda receipt: share(ctx, receipt), [own for own in mine.values() if _name(own.index) not in there])
+    stored = [spec for spec in specs if _name(spec.index) in there]
+    theirs = {receipt.index: receipt for receipt in _at_once(lambda spec: _receipt(store, ctx, spec), stored)}
+    for index in theirs.keys() & mine.keys():
+        _check_agreement(ctx, mine[index], theirs[index], store)
+    return {index: receipt for index, receipt in theirs.items() if index not in mine}
+
+
+def shared(ctx: StageContext, spec: ShardSpec) -> Receipt | None:
+    """The receipt that the store has for a shard, None if it has none."""
+    store = _store_of(ctx)
+    try:
+        return None if store is None else _receipt(store, ctx, spec)
+    except MissingError:
+        return None
+
+
+def share(ctx: StageContext, receipt: Receipt) -> Receipt:
+    """Store a finished shard, its receipt last; returns the receipt. ShardError if others made other bytes."""
+    store = _store_of(ctx)
+    if store is None:
+        return receipt
+    name = _name(receipt.index)
+    try:
+        store.add(receipt.name, ctx.work_dir / receipt.name, receipt.sha256)
+    except ConflictError as error:
+        if name in store.list():
+            _check_agreement(ctx, receipt, _read_receipt(store, receipt.index), store)
+        raise ShardError(
+            f"{ctx.stage}: {error}, and no receipt vouches for what is there; delete {store.url_of(receipt.name)}, "
+            "unless another machine is storing it at this moment, and run the same command again"
+        ) from error
+    if store.create(name, receipt.model_dump_json(indent=1).encode()):
+        return receipt
+    _check_agreement(ctx, receipt, _read_receipt(store, receipt.index), store)
+    return receipt
+
+
+def fetch(ctx: StageContext, receipts: Sequence[Receipt]) -> None:
+    """Bring what others have made into the work folder: tars, their receipts, and the statement of this stage."""
+    store = _store_of(ctx)
+    if store is None:
+        return
+    _at_once(
+        lambda receipt: _fetch_shard(store, ctx, receipt),
+        [receipt for receipt in receipts if not receipt_path(ctx.work_dir, receipt.index).exists()],
+    )
+    kept = ctx.work_dir / KEPT_STATEMENT
+    if not kept.exists():
+        try:
+            write_atomic(kept, store.read(STATEMENT))
+        except MissingError:
+            return
+
+
+def publish(ctx: StageContext) -> None:
+    """Store the published stage: its files beside the shards, its statement, and its index last.
+
+    ShardError if the store has other bytes under this signature.
+    """
+    clear_origin(ctx.output_dir(ctx.stage))
+    store = _store_of(ctx)
+    if store is None:
+        return
+    folder, statement = ctx.output_dir(ctx.stage), statement_path(ctx.workspace, ctx.stage)
+    try:
+        if INDEX not in store.list():
+            _at_once(lambda file: store.add(file.name, folder / file.name, file.sha256), load_index(folder).files)
+            if statement.exists():
+                store.create(STATEMENT, statement.read_bytes())
+        store.add(INDEX, folder / INDEX, sha256_file(folder / INDEX))
+    except ConflictError as error:
+        raise ShardError(
+            f"{ctx.stage}: {error}; two machines have made different files under one signature (another kind of "
+            f"hardware, other packages, or a shard that was tried again); to take theirs delete {ctx.work_dir} and run "
+            f"the stage again, to take these delete {store.url}"
+        ) from error
+
+
+def bring_inputs(graph: Graph, stage: str, workspace: Path, url: str | None) -> None:
+    """Bring the inputs of `stage`, and theirs, that are not here; their shards follow when they are read.
+
+    ShardError if the store has not got one either.
+    """
+    if url is None:
+        return
+    for name in graph.ancestors(stage):
+        here, foreign = index_path(workspace, name).exists(), origin_of(workspace / "artifacts" / name) is not None
+        if here and not foreign:
+            continue
+        signature = stage_signature(graph, name, workspace)
+        if here and load_index(workspace / "artifacts" / name).signature == signature:
+            continue
+        try:
+            _bring(stage_store(url, name, signature), workspace, name, signature)
+        except MissingError as error:
+            raise ShardError(
+                f"{stage} needs {name}, which is neither in {workspace / 'artifacts'} nor in the store: {error}; run "
+                f"it first, on any machine with this store: syncd run --until {name}"
+            ) from error
+
+
+def _bring(store: Store, workspace: Path, stage: str, signature: str) -> None:
+    """A published stage without its shards; its index last."""
+    data, statement = store.read(INDEX), store.read(STATEMENT)
+    index = ShardIndex.model_validate_json(data)
+    if (index.stage, index.signature) != (stage, signature):
+        raise ShardError(f"{store.url_of(INDEX)}: not the index of {stage} under signature {signature}; delete it")
+    folder, target = workspace / "artifacts" / stage, statement_path(workspace, stage)
+    shutil.rmtree(folder, ignore_errors=True)
+    for path in (folder, target.parent):
+        path.mkdir(parents=True, exist_ok=True)
+    set_origin(folder, store.url)
+    _at_once(lambda file: store.fetch(file.name, folder / file.name, file.bytes, file.sha256), index.files)
+    write_atomic(target, statement)
+    write_atomic(folder / INDEX, data)
+
+
+def receipts_there(store: Store) -> list[Receipt]:
+    """All receipts of a stage's folder in the store."""
+    names = [name for name in store.list() if _is_of_shard(name) and name.endswith(".json")]
+    return _at_once(lambda name: Receipt.model_validate_json(store.read(name)), names)
+
+
+def withdraw(store: Store, receipts: Sequence[Receipt]) -> None:
+    """Take shards out of the store, so that they are made again, and with them what is published of the stage."""
+    store.delete(INDEX)
+    shards = {name for receipt in receipts for name in (_name(receipt.index), receipt.name)}
+    _at_once(store.delete, sorted(shards))
+    _at_once(store.delete, [name for name in store.list() if not _is_of_shard(name)])
+
+
+def _is_of_shard(name: str) -> bool:
+    return re.fullmatch(r"\d{6}\.(tar|json)", name) is not None
+
+
+def _store_of(ctx: StageContext) -> Store | None:
+    return stage_store(ctx.options.get("store"), ctx.stage, ctx.signature)
+
+
+def _name(index: int) -> str:
+    return receipt_path(Path(), index).name
+
+
+def _check_agreement(ctx: StageContext, mine: Receipt, theirs: Receipt, store: Store) -> None:
+    """ShardError unless both vouch for the same, whatever their runs."""
+    if mine.model_dump(exclude={"run"}) != theirs.model_dump(exclude={"run"}):
+        name, here = _name(mine.index), receipt_path(ctx.work_dir, mine.index)
+        raise ShardError(
+            f"{ctx.stage}: shard {mine.index}: {here} vouches for sha256 {mine.sha256}, failed {len(mine.failed)}, but "
+            f"{store.url_of(name)} for {theirs.sha256}, failed {len(theirs.failed)}, under one signature: another kind "
+            f"of hardware, other packages, or a shard that was tried again; to take theirs delete {here}, to take this "
+            f"one delete {store.url_of(name)} and {store.url_of(mine.name)}"
+        )
+
+
+def _read_receipt(store: Store, index: int) -> Receipt:
+    name = _name(index)
+    try:
+        return Receipt.model_validate_json(store.read(name))
+    except ValueError as error:
+        raise ShardError(f"{store.url_of(name)}: not a receipt; delete it to make the shard again") from error
+
+
+def _receipt(store: Store, ctx: StageContext, spec: ShardSpec) -> Receipt:
+    """Of a shard of this plan; ShardError for another one, MissingError if there is none."""
+    name, receipt = _name(spec.index), _read_receipt(store, spec.index)
+    accounted = sorted([*receipt.keys, *(failure.key for failure in receipt.failed)]) == sorted(spec.keys)
+    named = (receipt.stage, receipt.signature, receipt.index) == (ctx.stage, ctx.signature, spec.index)
+    if not named or not accounted:
+        raise ShardError(
+            f"{store.url_of(name)}: not the receipt of shard {spec.index} of {ctx.stage} under signature "
+            f"{ctx.signature}; delete it to make the shard again"
+        )
+    return receipt
+
+
+def _fetch_shard(store: Store, ctx: StageContext, receipt: Receipt) -> None:
+    try:
+        store.fetch(receipt.name, ctx.work_dir / receipt.name, receipt.bytes, receipt.sha256)
+    except (ShardError, MissingError) as error:
+        raise ShardError(
+            f"{ctx.stage}: {error}; delete {store.url_of(_name(receipt.index))} and the tar to make the shard again"
+        ) from error
+    write_atomic(receipt_path(ctx.work_dir, receipt.index), receipt.model_dump_json(indent=1).encode())
+
+
+def _at_once(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Results in order; the first error, after all have ended."""
+    with ThreadPoolExecutor(TRANSFERS) as pool:
+        return list(pool.map(function, items))

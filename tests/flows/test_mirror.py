@@ -1,0 +1,305 @@
+"""Machines that share no disk, only a store: they share work, end in the digests of a lone run, and lose nothing."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fake_tasks import attempts
+from fake_workspace import (
+    RUNTIME,
+    activate,
+    bare_workspace,
+    digests,
+    make_trouble,
+    no_trouble,
+    subprocess_environment,
+)
+from s3_server import SLOW_DOWN, S3Server, s3_server
+
+from configs.load import RUNTIME_VARIABLE, ConfigError, validated
+from configs.schema import Runtime
+from data import store as store_module
+from data.origin import origin_of
+from data.provenance import statement_path, verify_chain
+from data.shards import Receipt, ShardError, load_index
+from data.store import Store
+from flows import engine
+from flows.batch import run_one_shard
+from flows.engine import StageResult, run_stage
+from flows.requeue import requeue_failed
+from flows.runners import serial
+from flows.worker import StageError
+
+STAGES = ("assets", "prompts")
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(store_module, "PAUSES_SECONDS", (0.0, 0.0))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    with s3_server() as running:
+        yield running
+
+
+@pytest.fixture
+def url(server: S3Server) -> str:
+    server.fault = None
+    return f"{server.make_bucket()}/syncd"
+
+
+def run(folder: Path, url: str | None, stage: str = "assets") -> StageResult:
+    return run_stage(stage, folder, runtime(url), serial, package="fake_tasks")
+
+
+def one(folder: Path, url: str, stage: str, index: int) -> Receipt:
+    return run_one_shard(stage, index, folder, runtime(url), package="fake_tasks")
+
+
+def runtime(url: str | None) -> Runtime:
+    return RUNTIME.model_copy(update={"store": url})
+
+
+def folder_of(url: str, workspace: Path, stage: str = "assets") -> Store:
+    signature = load_index(workspace / "artifacts" / stage).signature
+    return Store(f"{url}/{stage}/{signature[:16]}")
+
+
+@pytest.fixture(scope="module")
+def lone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    """Digests of a run without a store."""
+    folder = bare_workspace(tmp_path_factory.mktemp("lone"))
+    for stage in STAGES:
+        run(folder, None, stage)
+    return {stage: digests(folder, stage) for stage in STAGES}
+
+
+def test_two_machines_share_the_shards_and_end_as_a_lone_run(tmp_path: Path, url: str, lone: dict) -> None:
+    first, second = bare_workspace(tmp_path / "first"), bare_workspace(tmp_path / "second")
+    for index in (0, 2):
+        one(first, url, "assets", index)
+    for index in (1, 2, 3):
+        one(second, url, "assets", index)
+    assert attempts(second) == ["assets-1", "assets-3"], "shard 2 was made by the other machine"
+    assert run(first, url).reused == 4
+    one(second, url, "prompts", 1)
+    one(first, url, "prompts", 0)
+    assert run(first, url, "prompts").reused == 2
+    for stage in STAGES:
+        assert run(second, url, stage).shards == 4
+    made = sorted(attempts(first) + attempts(second))
+    assert made == sorted(f"{stage}-{index}" for stage in STAGES for index in range(4)), (
+        "each shard once, on one of them"
+    )
+    for folder in (first, second):
+        assert {stage: digests(folder, stage) for stage in STAGES} == lone
+        assert verify_chain(folder, STAGES) == []
+    for stage in STAGES:
+        assert statement_path(first, stage).read_bytes() == statement_path(second, stage).read_bytes()
+        stored = folder_of(url, first, stage)
+        for name, digest in lone[stage].items():
+            stored.fetch(name, tmp_path / "copy", (first / "artifacts" / stage / name).stat().st_size, digest)
+
+
+def test_a_machine_with_nothing_makes_a_shard_of_a_later_stage_and_fetches_what_it_reads(
+    tmp_path: Path, url: str, lone: dict
+) -> None:
+    first, second = bare_workspace(tmp_path / "first"), bare_workspace(tmp_path / "second")
+    with pytest.raises(
+        ShardError, match=r"prompts needs assets, which is neither in .* nor in the store: .*--until assets"
+    ):
+        one(second, url, "prompts", 2)
+    run(first, url)
+    receipt = one(second, url, "prompts", 2)
+    assert receipt.sha256 == lone["prompts"]["000002.tar"]
+    assets = second / "artifacts" / "assets"
+    assert {path.name for path in assets.glob("*.tar")} == {"000002.tar"}
+    assert origin_of(assets) == folder_of(url, first).url
+    assert run(second, url).reused == 4
+    assert origin_of(assets) is None
+    assert digests(second, "assets") == lone["assets"]
+    assert attempts(second) == ["prompts-2"]
+
+
+def test_inputs_that_were_brought_follow_the_recipe_and_own_ones_are_left_alone(tmp_path: Path, url: str) -> None:
+    first, second = bare_workspace(tmp_path / "first"), bare_workspace(tmp_path / "second")
+    run(first, url)
+    run(activate(first, "seed=1"), url)
+    one(second, url, "prompts", 0)
+    before = load_index(second / "artifacts" / "assets").signature
+    one(activate(second, "seed=1"), url, "prompts", 0)
+    after = load_index(second / "artifacts" / "assets").signature
+    assert before != after == load_index(first / "artifacts" / "assets").signature
+    one(activate(first), url, "prompts", 1)
+    assert load_index(first / "artifacts" / "assets").signature == after, "published here: for syncd run to replace"
+
+
+def test_shards_made_before_there_was_a_store_are_stored(tmp_path: Path, url: str, lone: dict) -> None:
+    first, second = bare_workspace(tmp_path / "first"), bare_workspace(tmp_path / "second")
+    run(first, None)
+    assert run(first, url).reused == 4
+    assert run(second, url).reused == 4
+    assert digests(second, "assets") == lone["assets"]
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from configs.load import load_runtime
+from data.store import Store
+from flows.batch import run_one_shard
+
+Store.create = lambda self, name, data: os._exit(9)
+run_one_shard("assets", 1, Path(sys.argv[1]), load_runtime(), package="fake_tasks")
+"""
+
+
+def test_a_machine_that_dies_between_tar_and_receipt_loses_nothing(tmp_path: Path, url: str, lone: dict) -> None:
+    dead, other = bare_workspace(tmp_path / "dead"), bare_workspace(tmp_path / "other")
+    environment = {**subprocess_environment(), RUNTIME_VARIABLE: runtime(url).model_dump_json()}
+    done = subprocess.run([sys.executable, "-c", KILLED, str(dead)], env=environment, check=False)
+    assert done.returncode == 9
+    run(other, None)
+    there = folder_of(url, other).list()
+    assert list(there) == ["000001.tar"], "no receipt: the shard does not count as made"
+    (other / "attempts.log").unlink()
+    fresh = bare_workspace(tmp_path / "fresh")
+    assert run(fresh, url).reused == 0
+    assert digests(fresh, "assets") == lone["assets"]
+    run(dead, url)
+    assert attempts(dead) == ["assets-1"], "its own shard was finished, and the rest was there"
+    assert digests(dead, "assets") == lone["assets"]
+
+
+def test_a_corrupt_object_is_refused_by_name_with_the_way_out(tmp_path: Path, url: str, lone: dict) -> None:
+    first, second = bare_workspace(tmp_path / "first"), bare_workspace(tmp_path / "second")
+    run(first, url)
+    store = folder_of(url, first)
+    data = store.read("000002.tar")
+    store.delete("000002.tar")
+    store.create("000002.tar", data[:700] + b"?" + data[701:])
+    with pytest.raises(
+        ShardError, match=rf"assets: {store.url}/000002\.tar: sha256 .*delete {store.url}/000002\.json and"
+    ):
+        run(second, url)
+    assert not (second / "artifacts" / "assets").exists()
+    store.delete("000002.json")
+    store.delete("000002.tar")
+    assert run(second, url).reused == 3
+    assert attempts(second) == ["assets-2"]
+    assert digests(second, "assets") == lone["assets"]
+
+
+@pytest.mark.parametrize("content", [b"{}", b"not JSON", None])
+def test_a_receipt_that_is_none_is_refused(tmp_path: Path, url: str, content: bytes | None) -> None:
+    first, second = bare_workspace(tmp_path / "first"), bare_workspace(tmp_path / "second")
+    run(first, url)
+    store = folder_of(url, first)
+    other = store.read("000001.json")
+    store.delete("000000.json")
+    store.create("000000.json", other if content is None else content)
+    with pytest.raises(ShardError, match=r"000000\.json: not (a|the) receipt.*; delete it to make the shard again"):
+        run(second, url)
+
+
+def test_machines_that_make_other_bytes_under_one_signature_are_told_so(tmp_path: Path, url: str) -> None:
+    """Here one of them fails a key: the tars and the receipts differ."""
+    first, second = bare_workspace(tmp_path / "first"), bare_workspace(tmp_path / "second")
+    make_trouble(second, fail=["object-001"])
+    made = one(first, url, "assets", 0)
+    differing = one(second, None, "assets", 0)
+    assert made.sha256 != differing.sha256
+    told = (
+        rf"vouches for sha256 {differing.sha256}, failed 1, but {url}/.*000000\.json for {made.sha256}, failed 0, under"
+    )
+    with pytest.raises(ShardError, match=told):
+        one(second, url, "assets", 0)
+    with pytest.raises(ShardError, match=told):
+        run(second, url)
+    (receipt,) = (second / "artifacts" / ".work" / "assets").glob("*/000000.json")
+    receipt.unlink()
+    assert one(second, url, "assets", 0) == made
+    stored = Store(f"{url}/assets/{made.signature[:16]}")
+    stored.delete("000000.json")
+    receipt.write_text(differing.model_dump_json())
+    with pytest.raises(ShardError, match=rf"no receipt vouches for what is there; delete {stored.url}/000000\.tar"):
+        run(second, url)
+
+
+def test_failed_keys_are_tried_again_on_every_machine(tmp_path: Path, url: str, lone: dict) -> None:
+    first, second = bare_workspace(tmp_path / "first"), bare_workspace(tmp_path / "second")
+    make_trouble(first, fail=["object-001"])
+    run(first, url)
+    no_trouble(first)
+    assert run(second, url).failed == {"corrupt": 1}
+    (queued,) = requeue_failed(second, "assets", store=url)
+    assert (queued.keys, queued.shards) == (["object-001"], [0])
+    assert run(second, url).reused == 3
+    assert digests(second, "assets") == lone["assets"]
+    third = bare_workspace(tmp_path / "third")
+    assert run(third, url).reused == 4
+    assert digests(third, "assets") == lone["assets"]
+    with pytest.raises(ShardError, match=r"shard 0: .*, failed 1, but .*, failed 0, .* tried again"):
+        run(first, url)
+
+
+def test_stages_that_come_out_differently_are_not_published_over_each_other(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = bare_workspace(tmp_path / "first"), bare_workspace(tmp_path / "second")
+    run(first, url)
+    import fake_tasks.assets
+
+    monkeypatch.setattr(fake_tasks.assets, "finalize", lambda ctx, index, out_dir: {"objects": -1})
+    with pytest.raises(ShardError, match=r"index\.json: .* different files under one signature"):
+        run(second, url)
+    folder_of(url, first).delete("index.json")
+    with pytest.raises(ShardError, match=r"metrics\.json: .* different files under one signature .*\.work/assets"):
+        run(second, url)
+
+
+def test_receipts_of_others_alone_can_be_queued_again(tmp_path: Path, url: str, lone: dict) -> None:
+    """The stage was not published, here or there: too much has failed."""
+    first, second = bare_workspace(tmp_path / "first"), bare_workspace(tmp_path / "second")
+    make_trouble(first, fail=["object-001", "object-002", "object-004"])
+    for folder in (first, second):
+        with pytest.raises(StageError, match="3 of 10 keys failed"):
+            run(folder, url)
+    assert attempts(second) == []
+    (queued,) = requeue_failed(second, "assets", store=url)
+    assert (queued.keys, queued.shards) == (["object-001", "object-002", "object-004"], [0, 1])
+    assert run(second, url).reused == 2
+    assert digests(second, "assets") == lone["assets"]
+
+
+def test_a_store_that_cannot_be_reached_stops_the_stage_and_keeps_its_shards(
+    tmp_path: Path, url: str, server: S3Server, lone: dict
+) -> None:
+    folder = bare_workspace(tmp_path)
+    server.fault = lambda request: SLOW_DOWN if request[0] == "PUT" and request[1].endswith("2.tar") else None
+    with pytest.raises(StageError, match=r"assets: shard 2: StoreError: .*000002\.tar: .*tried 3 times"):
+        run(folder, url)
+    server.fault = None
+    assert run(folder, url).reused == 3
+    assert attempts(folder).count("assets-2") == 1
+    assert digests(folder, "assets") == lone["assets"]
+
+
+def test_a_store_on_a_disk_does_the_same(tmp_path: Path, lone: dict) -> None:
+    first, second = bare_workspace(tmp_path / "first"), bare_workspace(tmp_path / "second")
+    url = f"file://{tmp_path}/mounted/store"
+    one(first, url, "assets", 3)
+    assert run(second, url).reused == 1
+    assert run(first, url).reused == 4
+    assert digests(first, "assets") == digests(second, "assets") == lone["assets"]
+    assert not list((tmp_path / "mounted").rglob("*.tmp"))
+
+
+def test_a_runtime_with_another_kind_of_store_is_refused() -> None:
+    with pytest.raises(ConfigError, match="store is 'https://host/a'"):
+        validated(Runtime, {"store": "https://host/a"}, "runtime")
