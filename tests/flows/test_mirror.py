@@ -26,7 +26,7 @@ from data.provenance import statement_path, verify_chain
 from data.shards import Receipt, ShardError, load_index
 from data.store import Store
 from flows import engine
-from flows.batch import run_one_shard
+from flows.batch import run_share
 from flows.engine import StageResult, run_stage
 from flows.requeue import requeue_failed
 from flows.runners import serial
@@ -58,7 +58,7 @@ def run(folder: Path, url: str | None, stage: str = "assets") -> StageResult:
 
 
 def one(folder: Path, url: str, stage: str, index: int) -> Receipt:
-    return run_one_shard(stage, index, folder, runtime(url), package="fake_tasks")
+    return next(run_share(stage, index, None, folder, runtime(url), package="fake_tasks"))
 
 
 def runtime(url: str | None) -> Runtime:
@@ -152,10 +152,10 @@ import os, sys
 from pathlib import Path
 from configs.load import load_runtime
 from data.store import Store
-from flows.batch import run_one_shard
+from flows.batch import run_share
 
 Store.create = lambda self, name, data: os._exit(9)
-run_one_shard("assets", 1, Path(sys.argv[1]), load_runtime(), package="fake_tasks")
+next(run_share("assets", 1, None, Path(sys.argv[1]), load_runtime(), package="fake_tasks"))
 """
 
 
