@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.ablation.commands import ablate
+from flows.keys import keys, sign
 from flows.options import (
     HERE,
     JsonOption,
@@ -33,6 +34,8 @@ app = typer.Typer(
 miniature = typer.Typer(help="The embedded miniature.", no_args_is_help=True)
 app.add_typer(miniature, name="miniature")
 app.add_typer(ablate, name="ablate")
+app.add_typer(keys, name="keys")
+app.command()(sign)
 study = typer.Typer(help="Ask people which images they prefer.", no_args_is_help=True)
 app.add_typer(study, name="study")
 
@@ -146,8 +149,9 @@ def status(workspace: WorkspaceOption = HERE, as_json: JsonOption = False) -> No
     from flows.status import status_json, status_table
     from flows.workspace import find_workspace
 
-    states = stage_states(find_workspace(workspace))
-    _show(status_table(states), status_json(states), as_json)
+    folder = find_workspace(workspace)
+    states = stage_states(folder)
+    _show(status_table(states), status_json(states, folder) if as_json else None, as_json)
 
 
 @app.command(name="retry-failed")
@@ -249,19 +253,34 @@ def inspect(
 
 
 @app.command()
-def verify(workspace: WorkspaceOption = HERE) -> None:
-    """Recompute every digest and follow the chain of statements from assets to report; check models and checkpoint."""
+def verify(
+    workspace: WorkspaceOption = HERE,
+    public_key: Annotated[
+        list[Path] | None,
+        typer.Option(help="Public key in PEM that every statement must be signed by; repeat for keys that changed."),
+    ] = None,
+) -> None:
+    """Recompute every digest and follow the chain of statements from assets to report; check models, checkpoint and
+    signatures."""
     from flows.graph import load_graph
+    from flows.signing import pinned_keys, signature_states, signature_summary
     from flows.verify import verify as verify_workspace
+    from flows.verify import warnings_of
 
-    problems, done = verify_workspace(workspace)
+    pinned = pinned_keys(public_key or [])
+    problems, done = verify_workspace(workspace, pinned)
+    for warning in warnings_of(workspace):
+        typer.echo(f"WARNING: {warning}", err=True)
     for problem in problems:
         typer.echo(problem, err=True)
+    signatures = f"signatures: {signature_summary(signature_states(workspace.resolve(), pinned))}"
     if problems:
+        typer.echo(signatures, err=True)
         typer.echo(f"{len(problems)} problems; make a stage again with: syncd run", err=True)
         raise typer.Exit(1)
     models = "models and checkpoint" if "train" in done else "models"
     typer.echo(f"{len(done)} stages verified: files, indexes, parameters, statements, {models} agree")
+    typer.echo(signatures)
     missing = [name for name in load_graph(workspace.resolve()).names if name not in done]
     if missing:
         typer.echo(f"not run yet: {', '.join(missing)}")
@@ -435,7 +454,7 @@ def main() -> None:
         raise
     except Exception as error:
         typer.echo(f"ERROR: {error_line(error)}", err=True)
-        sys.exit(2 if type(error).__name__ in ("ConfigError", "ShardError") else 1)
+        sys.exit(2 if type(error).__name__ in ("ConfigError", "ShardError", "SigningError") else 1)
 
 
 if __name__ == "__main__":

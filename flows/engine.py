@@ -48,6 +48,7 @@ from flows.graph import (
 )
 from flows.inputs import check_inputs
 from flows.runners import RUNNERS, Runner, WorkerLostError
+from flows.signing import sign_published, signer_of
 from flows.worker import (
     RUN_ID_VARIABLE,
     Job,
@@ -202,11 +203,13 @@ def _run_stage(
     module = stage_module(package, graph.node(stage).name)
     check_inputs(graph, stage, load_resolved(workspace / RECIPE_FILE), workspace)
     ctx = stage_context(graph, stage, workspace, runtime)
+    signer = signer_of(runtime)  # a key that cannot be used is an error before the work, not after it
     work = make_shards(module, ctx, runtime, runner, on_progress, package)
     if stage_signature(graph, stage, workspace) != ctx.signature:
         raise StageError(f"{stage}: its recipe or inputs changed while it ran; run the same command again")
     index = publish(module, ctx, work.receipts, work.failed)
     state(graph, ctx, index, work.receipts)
+    sign_published(workspace, stage, signer)
     return result_of(ctx, work, index, time.monotonic() - clock)
 
 
