@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from data.ids import canonical_json
+from data.ids import canonical_json, digest_of
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
@@ -34,7 +34,10 @@ class Failure(BaseModel):
 
 
 class Receipt(BaseModel):
-    """Proof of one finished shard. `run` holds what may differ between equal runs (time, host, memory)."""
+    """Proof of one finished shard. `run` holds what may differ between equal runs (time, host, memory).
+
+    `checksum` covers all the other fields, so that a receipt with a changed byte is none.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     stage: str
@@ -46,6 +49,16 @@ class Receipt(BaseModel):
     keys: list[str]
     failed: list[Failure]
     run: dict[str, Any] = {}
+    checksum: str = Field("", description="sha256 of the canonical JSON of all other fields; empty: filled in")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        found = digest_of(self.model_dump(mode="json", exclude={"checksum"}))
+        if not self.checksum:
+            object.__setattr__(self, "checksum", found)
+        elif self.checksum != found:
+            raise ValueError(f"checksum {self.checksum}, its fields give {found}; it was changed after it was written")
+        return self
 
 
 class ShardEntry(BaseModel):
@@ -118,11 +131,11 @@ class ShardWriter:
     def __init__(self, directory: Path, stage: str, signature: str, index: int) -> None:
         self.directory = directory
         self.stage, self.signature, self.index = stage, signature, index
-        self.name = f"{index:06d}.tar"
+        self.name = shard_name(index)
         self.keys: list[str] = []
         self.failed: list[Failure] = []
         directory.mkdir(parents=True, exist_ok=True)
-        self._temporary = directory / f".{self.name}.{os.getpid()}.tmp"
+        self._temporary = directory / f".{self.name}.{uuid.uuid4().hex}.tmp"
         self._stream = self._temporary.open("wb")
         self._tar = tarfile.open(fileobj=self._stream, mode="w|", format=tarfile.PAX_FORMAT)  # noqa: SIM115
 
@@ -184,6 +197,10 @@ def receipt_path(directory: Path, index: int) -> Path:
     return directory / f"{index:06d}.json"
 
 
+def shard_name(index: int) -> str:
+    return f"{index:06d}.tar"
+
+
 def load_receipt(directory: Path, index: int, signature: str) -> Receipt | None:
     """The receipt of a finished shard, or None if the shard has still to run.
 
@@ -192,15 +209,25 @@ def load_receipt(directory: Path, index: int, signature: str) -> Receipt | None:
     path = receipt_path(directory, index)
     if not path.exists():
         return None
-    try:
-        receipt = Receipt.model_validate_json(path.read_bytes())
-    except ValueError as error:
-        raise ShardError(f"{path}: not a receipt ({error}); delete it to redo this shard") from error
+    receipt = read_receipt(path)
     if receipt.signature != signature or receipt.index != index:
         raise ShardError(
             f"{path}: made for signature {receipt.signature}, not {signature}; delete it to redo this shard"
         )
     verify_file(directory / receipt.name, receipt.bytes, receipt.sha256)
+    return receipt
+
+
+def read_receipt(path: Path) -> Receipt:
+    """The receipt in a file; ShardError unless it is, to the byte, one that was written here."""
+    data = path.read_bytes()
+    try:
+        receipt = Receipt.model_validate_json(data)
+        if receipt.model_dump_json(indent=1).encode() != data or receipt.name != shard_name(receipt.index):
+            raise ValueError("not in the form in which receipts are written")
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise ShardError(f"{path}: not a receipt ({reason[:300]}); delete it to redo this shard") from error
     return receipt
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.load import ConfigError
-from data.shards import Receipt, ShardError, ShardIndex, load_index
+from data.shards import Receipt, ShardError, ShardIndex, load_index, read_receipt
 from flows.graph import Graph, index_path, stage_signature
 from flows.workspace import queued_mark
 
@@ -43,8 +43,8 @@ def work_folder(workspace: Path, stage: str, signature: str) -> Path:
 
 
 def receipts_in(folder: Path) -> list[Receipt]:
-    """Receipts of one work folder, their tars not verified."""
-    return [Receipt.model_validate_json(path.read_bytes()) for path in sorted(folder.glob("[0-9]" * 6 + ".json"))]
+    """Receipts of one work folder, their tars not verified; ShardError names one that was changed."""
+    return [read_receipt(path) for path in sorted(folder.glob("[0-9]" * 6 + ".json"))]
 
 
 def published(workspace: Path, stage: str) -> ShardIndex | None:
