@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -110,8 +110,19 @@ def load_lora(network: nn.Module, prefix: str, file: Path) -> dict[str, str]:
 
 
 def read_metadata(file: Path) -> dict[str, str]:
-    """The header of a safetensors file, without reading its weights; FileNotFoundError names the file."""
+    """The header of a safetensors file, without reading its weights; FileNotFoundError names the file.
+
+    ValueError for a file of another kind or ending: diffusers would take it for a pickle, and reading one can run code.
+    """
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such checkpoint; train one first: syncd run --until train")
-    with safe_open(file, framework="pt") as opened:
-        return opened.metadata() or {}
+    try:
+        if file.suffix != ".safetensors":
+            raise SafetensorError(f"its ending is {file.suffix!r}")
+        with safe_open(file, framework="pt") as opened:
+            return opened.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(
+            f"{file}: not a .safetensors file ({error}); only those are read: a pickle (.pt, .bin, .ckpt) can run code "
+            "when it is loaded; ask for the weights as safetensors"
+        ) from error
