@@ -262,6 +262,8 @@ def verify(
 ) -> None:
     """Recompute every digest and follow the chain of statements from assets to report; check models, checkpoint and
     signatures."""
+    from data.provenance import statement_path
+    from data.shards import sha256_file
     from flows.graph import load_graph
     from flows.signing import pinned_keys, signature_states, signature_summary
     from flows.verify import verify as verify_workspace
@@ -281,6 +283,8 @@ def verify(
     models = "models and checkpoint" if "train" in done else "models"
     typer.echo(f"{len(done)} stages verified: files, indexes, parameters, statements, {models} agree")
     typer.echo(signatures)
+    if done:
+        typer.echo(f"last statement: {done[-1]} {sha256_file(statement_path(workspace.resolve(), done[-1]))}")
     missing = [name for name in load_graph(workspace.resolve()).names if name not in done]
     if missing:
         typer.echo(f"not run yet: {', '.join(missing)}")
