@@ -17,6 +17,7 @@ from prefect.client.orchestration import get_client
 from configs.load import load_runtime
 from flows.console import say
 from flows.graph import load_graph
+from flows.orphans import DRIVER_VARIABLE, driver_name
 from flows.plan import dvc_status
 from flows.reproduce import REASON
 from flows.worker import RUN_ID_VARIABLE, StageError
@@ -97,6 +98,7 @@ def _regenerate(
     refresh_inputs(folder)
     environment = run_environment(folder, load_runtime(runtime), run_id=str(uuid.uuid4()))
     environment["PREFECT_API_URL"] = str(get_client(sync_client=True).api_url)
+    environment[DRIVER_VARIABLE] = driver_name()
     graph, changed = load_graph(folder), dvc_status(folder)
     outcomes: dict[str, StageOutcome] = {}
     for stage in graph.until(until):

@@ -9,6 +9,8 @@ import logging
 import sys
 from collections.abc import Iterator
 
+from flows.orphans import end_with_driver
+
 REASON = "dvc: "
 """Starts the one line on the standard error that says why DVC failed."""
 
@@ -18,6 +20,7 @@ def main(arguments: list[str]) -> int:
     from dvc.logger import set_loggers_level
     from dvc.repo import Repo
 
+    end_with_driver()
     stage, force = arguments[0], "--force" in arguments[1:]
     try:
         with set_loggers_level(logging.CRITICAL), Repo() as repo:

@@ -8,6 +8,7 @@ from pathlib import Path
 from configs.load import ConfigError, load_runtime
 from configs.schema import Runtime
 from flows.errors import error_line
+from flows.orphans import end_with_driver
 from flows.worker import RUN_ID_VARIABLE
 from flows.workspace import find_workspace, run_environment, write_last_run
 
@@ -41,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("stage")
     parser.add_argument("--engine", choices=("prefect", "serial"), default="prefect", help="serial: no Prefect")
     options = parser.parse_args(arguments)
+    end_with_driver()
     run_id = os.environ.get(RUN_ID_VARIABLE, "")
     line = _run(options.stage, Path.cwd(), options.engine, run_id)
     told = _leave_word(options.stage, Path.cwd(), line)

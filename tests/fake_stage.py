@@ -7,11 +7,13 @@ from configs.load import load_runtime
 from flows.console import stage_progress
 from flows.engine import run_stage
 from flows.errors import error_line
+from flows.orphans import end_with_driver
 from flows.runners import serial
 from flows.workspace import write_last_run
 
 
 def main(stage: str) -> int:
+    end_with_driver()
     workspace, line = Path.cwd(), None
     try:
         with stage_progress(stage) as show:
