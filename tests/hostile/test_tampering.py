@@ -130,6 +130,7 @@ def test_a_flipped_byte_in_a_receipt_is_found_by_verify_and_its_shard_is_made_ag
         rewrite(path, before)
     first = digests(workspace, "assets")
     flip(path, before.index(b'"seconds"') + 12)
+    assert [receipt.index for receipt in receipts_in(path.parent)] == [0, 2, 3]
     assert run_stage("assets", workspace, RUNTIME, serial, package="fake_tasks").reused == 3
     assert f"{path}: not a receipt" in capsys.readouterr().err
     assert digests(workspace, "assets") == first
