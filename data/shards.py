@@ -175,6 +175,11 @@ class ShardWriter:
         self._tar.close()
         if not self._stream.closed:
             self._stream.close()
+        if not self._temporary.exists():
+            raise ShardError(
+                f"{self._temporary}: gone while it was written: another run published {self.stage} and tidied up; "
+                "its shards are there, nothing is left to do"
+            )
         with self._temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
         receipt = Receipt(

@@ -43,7 +43,7 @@ from typer.testing import CliRunner
 
 from configs.load import ConfigError
 from data.provenance import statement_path
-from data.shards import load_index, receipt_path, sha256_file
+from data.shards import ShardError, ShardWriter, load_index, receipt_path, sha256_file
 from data.signing import envelope_path, make_keys
 from flows import engine
 from flows.batch import run_one_shard
@@ -420,3 +420,13 @@ def test_a_shard_made_beside_a_run_gives_the_same_bytes(tmp_path: Path, original
     no_trouble(folder)
     assert run_stage("assets", folder, RUNTIME, serial, package="fake_tasks").reused == 4
     assert problems_of(folder) == []
+
+
+def test_a_shard_still_being_made_when_a_run_publishes_ends_in_a_clear_error(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path, "assets", "a" * 64, 1) as late:
+        late.add("object-003", {})
+        for leftover in tmp_path.glob(".*.tmp"):
+            leftover.unlink()
+        with pytest.raises(ShardError, match=r"another run published assets and tidied up"):
+            late.finish()
+    assert list(tmp_path.iterdir()) == []
