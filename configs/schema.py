@@ -261,6 +261,13 @@ class Runtime(Section):
     llm_concurrency: Annotated[int, Field(ge=1, le=1024)] = Field(8, description="requests at a time, per worker")
     llm_retries: Annotated[int, Field(ge=0, le=100)] = Field(6, description="per request, with growing pauses")
     llm_timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(120.0, description="per request")
+    signing_key: str | None = Field(
+        None,
+        description="ed25519 key in PEM that signs the statements (syncd keys new); SYNCD_SIGNING_KEY wins",
+    )
+    signing_passphrase_variable: str = Field(
+        "SYNCD_SIGNING_PASSPHRASE", description="environment variable that holds the passphrase of an encrypted key"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     metrics_folder: str | None = Field(
         None, description="folder of node_exporter's textfile collector, for a file of every stage's progress"

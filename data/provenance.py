@@ -9,10 +9,13 @@ import json
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from data.ids import canonical_json, digest_of
 from data.shards import Receipt, ShardError, ShardIndex, sha256_file, verify_file, write_atomic
@@ -119,14 +122,55 @@ def write_statement(path: Path, statement: dict[str, Any], kept: Path) -> dict[s
     return statement
 
 
+class _Descriptor(BaseModel):
+    name: str
+    digest: dict[str, str] = {}
+    annotations: dict[str, Any] = {}
+
+
+class _ExternalParameters(BaseModel):
+    stage: str
+    signature: str
+    params: dict[str, dict[str, Any]]
+
+
+class _BuildDefinition(BaseModel):
+    buildType: str  # noqa: N815
+    externalParameters: _ExternalParameters  # noqa: N815
+    resolvedDependencies: list[_Descriptor]  # noqa: N815
+
+
+class _Metadata(BaseModel):
+    invocationId: str  # noqa: N815
+    startedOn: datetime  # noqa: N815
+    finishedOn: datetime  # noqa: N815
+
+
+class _RunDetails(BaseModel):
+    metadata: _Metadata
+
+
+class _Predicate(BaseModel):
+    buildDefinition: _BuildDefinition  # noqa: N815
+    runDetails: _RunDetails  # noqa: N815
+
+
+class _Statement(BaseModel):
+    """What readers of a statement rely on; a statement may say more."""
+
+    subject: list[_Descriptor]
+    predicate: _Predicate
+
+
 def read_statement(path: Path) -> dict[str, Any]:
     """The statement in a file; ShardError if it is not one."""
     try:
         statement = json.loads(path.read_bytes())
-        statement["predicate"]["buildDefinition"]["resolvedDependencies"]
-    except (ValueError, KeyError, TypeError) as error:
+        _Statement.model_validate(statement)
+    except ValueError as error:
+        reason = " ".join(str(error).split())
         raise ShardError(
-            f"{path}: not a provenance statement ({error!r}); delete it and run the stage again"
+            f"{path}: not a provenance statement ({reason[:300]}); delete it and run the stage again"
         ) from error
     return statement
 
@@ -228,21 +272,25 @@ def verify_stage(workspace: Path, stage: str) -> list[str]:
     """Everything wrong with one stage's files and statement; empty if all of it holds."""
     path = statement_path(workspace, stage)
     folder = workspace / "artifacts" / stage
-    if not path.exists() or not (folder / "index.json").exists():
-        return [f"{path if not path.exists() else folder / 'index.json'}: missing"]
+    index_file = folder / "index.json"
+    missing = [f"{file}: missing" for file in (path, index_file) if not file.exists()]
+    if missing:
+        return missing
     try:
+        index = ShardIndex.model_validate_json(index_file.read_bytes())
         statement = read_statement(path)
-        index = ShardIndex.model_validate_json((folder / "index.json").read_bytes())
-    except (ShardError, ValueError) as error:
-        return [f"{path}: {error}"]
+    except ShardError as error:
+        return [str(error)]
+    except ValueError as error:
+        return [f"{index_file}: not an index ({' '.join(str(error).split())[:300]}); bring it back with: syncd run"]
     problems = []
     for item in [*index.shards, *index.files]:
         try:
             verify_file(folder / item.name, item.bytes, item.sha256)
         except ShardError as error:
             problems.append(str(error))
-    listed = {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
-    present = {f"artifacts/{stage}/index.json": sha256_file(folder / "index.json")}
+    listed = {subject["name"]: subject.get("digest", {}).get("sha256") for subject in statement["subject"]}
+    present = {f"artifacts/{stage}/index.json": sha256_file(index_file)}
     present |= {f"artifacts/{stage}/{item.name}": item.sha256 for item in [*index.shards, *index.files]}
     for name in sorted(set(listed) | set(present)):
         if listed.get(name) != present.get(name):
@@ -251,17 +299,37 @@ def verify_stage(workspace: Path, stage: str) -> list[str]:
             )
     on_disk = {item.relative_to(workspace).as_posix() for item in folder.rglob("*") if item.is_file()}
     problems += [f"{workspace / name}: in the folder, but not in {path}" for name in sorted(on_disk - set(listed))]
+    problems += _form_problems(path, stage, index, statement)
     expected = signature_of(stage, parameters_of(statement), input_indexes(statement))
-    for name, signature in ((folder / "index.json", index.signature), (path, signature_in(statement))):
+    for name, signature in ((index_file, index.signature), (path, signature_in(statement))):
         if signature != expected:
             problems.append(f"{name}: signature {signature}, the parameters and inputs in {path} give {expected}")
     return problems + _verify_dependencies(workspace, path, statement)
 
 
+def _form_problems(path: Path, stage: str, index: ShardIndex, statement: dict[str, Any]) -> Iterator[str]:
+    """What a statement of this stage, as the engine writes it, cannot be."""
+    if path.read_bytes() != canonical_json(statement) + b"\n":
+        yield f"{path}: not in the canonical form that statements are written in; it was changed by hand"
+    fixed = {"_type": STATEMENT_TYPE, "predicateType": PREDICATE_TYPE}
+    wrong = [f"{key} {statement.get(key)!r}" for key, value in fixed.items() if statement.get(key) != value]
+    build = statement["predicate"]["buildDefinition"]
+    of_stage = {
+        f"{path}: buildType": (build["buildType"], BUILD_TYPE.format(stage=stage)),
+        f"{path}: stage": (build["externalParameters"]["stage"], stage),
+        f"{path.parents[1] / stage / 'index.json'}: stage": (index.stage, stage),
+    }
+    if wrong:
+        yield f"{path}: {', '.join(wrong)}; expected {', '.join(fixed.values())}"
+    for what, (found, expected) in of_stage.items():
+        if found != expected:
+            yield f"{what} is {found!r}, expected {expected!r}: it belongs to another stage or was changed"
+
+
 def input_indexes(statement: dict[str, Any]) -> dict[str, str]:
     """sha256 of the index of each input stage, as the statement has it."""
     indexes = [item for item in dependencies_of(statement) if item["name"].endswith("/index.json")]
-    return {item["name"].split("/")[1]: item["digest"]["sha256"] for item in indexes}
+    return {item["name"].split("/")[1]: item.get("digest", {}).get("sha256", "none") for item in indexes}
 
 
 def _verify_dependencies(workspace: Path, path: Path, statement: dict[str, Any]) -> list[str]:
@@ -271,8 +339,9 @@ def _verify_dependencies(workspace: Path, path: Path, statement: dict[str, Any])
             continue
         target = workspace / item["name"]
         found = sha256_file(target) if target.exists() else "missing"
-        if found != item["digest"]["sha256"]:
-            problems.append(f"{target}: {found}, but {path} was made from {item['digest']['sha256']}")
+        named = item.get("digest", {}).get("sha256", "none")
+        if found != named:
+            problems.append(f"{target}: {found}, but {path} was made from {named}")
     return problems
 
 

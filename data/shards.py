@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from data.ids import canonical_json
+from data.ids import canonical_json, digest_of
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
@@ -34,7 +34,10 @@ class Failure(BaseModel):
 
 
 class Receipt(BaseModel):
-    """Proof of one finished shard. `run` holds what may differ between equal runs (time, host, memory)."""
+    """Proof of one finished shard. `run` holds what may differ between equal runs (time, host, memory).
+
+    `checksum` covers all the other fields, so that a receipt with a changed byte is none.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     stage: str
@@ -46,6 +49,16 @@ class Receipt(BaseModel):
     keys: list[str]
     failed: list[Failure]
     run: dict[str, Any] = {}
+    checksum: str = Field("", description="sha256 of the canonical JSON of all other fields; empty: filled in")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        found = digest_of(self.model_dump(mode="json", exclude={"checksum"}))
+        if not self.checksum:
+            object.__setattr__(self, "checksum", found)
+        elif self.checksum != found:
+            raise ValueError(f"checksum {self.checksum}, its fields give {found}; it was changed after it was written")
+        return self
 
 
 class ShardEntry(BaseModel):
@@ -118,7 +131,7 @@ class ShardWriter:
     def __init__(self, directory: Path, stage: str, signature: str, index: int) -> None:
         self.directory = directory
         self.stage, self.signature, self.index = stage, signature, index
-        self.name = f"{index:06d}.tar"
+        self.name = shard_name(index)
         self.keys: list[str] = []
         self.failed: list[Failure] = []
         directory.mkdir(parents=True, exist_ok=True)
@@ -162,6 +175,11 @@ class ShardWriter:
         self._tar.close()
         if not self._stream.closed:
             self._stream.close()
+        if not self._temporary.exists():
+            raise ShardError(
+                f"{self._temporary}: gone while it was written: another run published {self.stage} and tidied up; "
+                "its shards are there, nothing is left to do"
+            )
         with self._temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
         receipt = Receipt(
@@ -184,6 +202,10 @@ def receipt_path(directory: Path, index: int) -> Path:
     return directory / f"{index:06d}.json"
 
 
+def shard_name(index: int) -> str:
+    return f"{index:06d}.tar"
+
+
 def load_receipt(directory: Path, index: int, signature: str) -> Receipt | None:
     """The receipt of a finished shard, or None if the shard has still to run.
 
@@ -198,12 +220,9 @@ def load_receipt(directory: Path, index: int, signature: str) -> Receipt | None:
 def read_receipt(directory: Path, index: int, signature: str) -> Receipt | None:
     """The same without a look at the bytes of the tar: ShardError if it is missing or of another size."""
     path = receipt_path(directory, index)
-    try:
-        receipt = Receipt.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except ValueError as error:
-        raise ShardError(f"{path}: not a receipt ({error}); delete it to redo this shard") from error
+    receipt = parse_receipt(path)
     if receipt.signature != signature or receipt.index != index:
         raise ShardError(
             f"{path}: made for signature {receipt.signature}, not {signature}; delete it to redo this shard"
@@ -220,6 +239,19 @@ def verify_size(path: Path, size: int) -> None:
         raise ShardError(f"{path}: missing") from error
     if found != size:
         raise ShardError(f"{path}: {found} bytes, expected {size}; the file was changed or truncated")
+
+
+def parse_receipt(path: Path) -> Receipt:
+    """The receipt in a file; ShardError unless it is, to the byte, one that was written here."""
+    data = path.read_bytes()
+    try:
+        receipt = Receipt.model_validate_json(data)
+        if receipt.model_dump_json(indent=1).encode() != data or receipt.name != shard_name(receipt.index):
+            raise ValueError("not in the form in which receipts are written")
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise ShardError(f"{path}: not a receipt ({reason[:300]}); delete it to redo this shard") from error
+    return receipt
 
 
 def verify_file(path: Path, size: int, sha256: str) -> None:

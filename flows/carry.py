@@ -117,7 +117,7 @@ def _link(ctx: StageContext, earlier: Earlier, receipt: Receipt) -> None:
     target.unlink(missing_ok=True)
     os.link(earlier.folder / receipt.name, target)
     run = {**receipt.run, "carried_from": earlier.signature}
-    own = receipt.model_copy(update={"signature": ctx.signature, "run": run})
+    own = Receipt(**receipt.model_dump(exclude={"signature", "run", "checksum"}), signature=ctx.signature, run=run)
     write_atomic(receipt_path(ctx.work_dir, receipt.index), own.model_dump_json(indent=1).encode())
 
 

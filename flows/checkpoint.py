@@ -64,8 +64,6 @@ def evaluate_checkpoint(
 
 def fitting(recipe: Recipe, file: Path, folder: Path) -> Recipe:
     """The recipe with the form that the checkpoint was trained in; ConfigError if the three do not fit together."""
-    from safetensors import SafetensorError
-
     from models.header import read_metadata
     from models.training.record import CheckpointRecord
     from tasks.evaluation.making import check_base
@@ -84,7 +82,7 @@ def fitting(recipe: Recipe, file: Path, folder: Path) -> Recipe:
         raise ConfigError(
             f"{file}: no such checkpoint; --checkpoint names a LoRA file with the header of SynCD"
         ) from error
-    except (KeyError, ValueError, SafetensorError) as error:
+    except (KeyError, ValueError) as error:
         raise ConfigError(f"{file}: its header does not describe a SynCD checkpoint ({error})") from error
     try:
         check_base(recipe, record, file, "take a recipe of that base model, or set models.customizer")

@@ -10,6 +10,7 @@ import typer
 
 from flows.ablation.commands import ablate
 from flows.deployment.commands import deploy
+from flows.keys import keys, sign
 from flows.options import (
     HERE,
     JsonOption,
@@ -41,6 +42,8 @@ miniature = typer.Typer(help="The embedded miniature.", no_args_is_help=True)
 app.add_typer(miniature, name="miniature")
 app.add_typer(ablate, name="ablate")
 app.add_typer(models, name="models")
+app.add_typer(keys, name="keys")
+app.command()(sign)
 study = typer.Typer(help="Ask people which images they prefer.", no_args_is_help=True)
 app.add_typer(study, name="study")
 app.command()(simulate)
@@ -164,8 +167,9 @@ def status(workspace: WorkspaceOption = HERE, as_json: JsonOption = False) -> No
     from flows.status import status_json, status_table
     from flows.workspace import find_workspace
 
-    states = stage_states(find_workspace(workspace))
-    _show(status_table(states), status_json(states), as_json)
+    folder = find_workspace(workspace)
+    states = stage_states(folder)
+    _show(status_table(states), status_json(states, folder) if as_json else None, as_json)
 
 
 @app.command(name="retry-failed")
@@ -277,19 +281,38 @@ def inspect(
 
 
 @app.command()
-def verify(workspace: WorkspaceOption = HERE) -> None:
-    """Recompute every digest and follow the chain of statements from assets to report; check models and checkpoint."""
+def verify(
+    workspace: WorkspaceOption = HERE,
+    public_key: Annotated[
+        list[Path] | None,
+        typer.Option(help="Public key in PEM that every statement must be signed by; repeat for keys that changed."),
+    ] = None,
+) -> None:
+    """Recompute every digest and follow the chain of statements from assets to report; check models, checkpoint and
+    signatures."""
+    from data.provenance import statement_path
+    from data.shards import sha256_file
     from flows.graph import load_graph
+    from flows.signing import pinned_keys, signature_states, signature_summary
     from flows.verify import verify as verify_workspace
+    from flows.verify import warnings_of
 
-    problems, done = verify_workspace(workspace)
+    pinned = pinned_keys(public_key or [])
+    problems, done = verify_workspace(workspace, pinned)
+    for warning in warnings_of(workspace):
+        typer.echo(f"WARNING: {warning}", err=True)
     for problem in problems:
         typer.echo(problem, err=True)
+    signatures = f"signatures: {signature_summary(signature_states(workspace.resolve(), pinned))}"
     if problems:
+        typer.echo(signatures, err=True)
         typer.echo(f"{len(problems)} problems; make a stage again with: syncd run", err=True)
         raise typer.Exit(1)
     models = "models and checkpoint" if "train" in done else "models"
     typer.echo(f"{len(done)} stages verified: files, indexes, parameters, statements, {models} agree")
+    typer.echo(signatures)
+    if done:
+        typer.echo(f"last statement: {done[-1]} {sha256_file(statement_path(workspace.resolve(), done[-1]))}")
     missing = [name for name in load_graph(workspace.resolve()).names if name not in done]
     if missing:
         typer.echo(f"not run yet: {', '.join(missing)}")
@@ -510,7 +533,7 @@ def main() -> None:
         raise
     except Exception as error:
         typer.echo(f"ERROR: {error_line(error)}", err=True)
-        sys.exit(2 if type(error).__name__ in ("ConfigError", "ShardError") else 1)
+        sys.exit(2 if type(error).__name__ in ("ConfigError", "ShardError", "SigningError") else 1)
 
 
 if __name__ == "__main__":

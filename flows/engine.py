@@ -49,6 +49,7 @@ from flows.graph import (
 from flows.inputs import check_inputs
 from flows.receipts import changed_shards, finished_shards, warn
 from flows.runners import RUNNERS, Runner, WorkerLostError, fitting
+from flows.signing import sign_published, signer_of
 from flows.worker import (
     PLAN_FILE,
     RUN_ID_VARIABLE,
@@ -195,6 +196,7 @@ def _run_stage(
     module = stage_module(package, graph.node(stage).name)
     check_inputs(graph, stage, load_resolved(workspace / RECIPE_FILE), workspace)
     ctx = stage_context(graph, stage, workspace, runtime)
+    signer = signer_of(runtime)  # a key that cannot be used is an error before the work, not after it
     earlier = find_earlier(graph, ctx)
     work = make_shards(module, ctx, runtime, runner, on_progress, package, earlier)
     if stage_signature(graph, stage, workspace) != ctx.signature:
@@ -203,6 +205,7 @@ def _run_stage(
     if earlier is not None:
         leave_link(module, ctx, earlier)
     state(graph, ctx, index, work.receipts)
+    sign_published(workspace, stage, signer)
     mirror.publish(ctx)
     return result_of(ctx, work, index, time.monotonic() - clock)
 

@@ -2,11 +2,12 @@
 
 import json
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from configs.load import ConfigError
-from data.shards import Receipt, ShardError, ShardIndex, load_index, receipt_path
+from data.shards import Receipt, ShardError, ShardIndex, load_index, parse_receipt, receipt_path
 from flows.crashes import crashes_in
 from flows.graph import Graph, index_path, stage_signature
 from flows.workspace import queued_mark
@@ -48,11 +49,18 @@ def work_folder(workspace: Path, stage: str, signature: str) -> Path:
 
 
 def receipts_in(folder: Path, most: int | None = None) -> list[Receipt]:
-    """Receipts of one work folder by number, their tars not verified; of more than `most`, evenly spaced ones."""
+    """Receipts of one work folder by number, their tars not verified; of more than `most`, evenly spaced ones.
+
+    One that was changed counts for nothing: the engine makes its shard again.
+    """
     numbers = sorted(int(path.stem) for path in folder.glob("[0-9]*.json") if path.stem.isdigit())
     if most is not None and len(numbers) > most:
         numbers = [numbers[place * len(numbers) // most] for place in range(most)]
-    return [Receipt.model_validate_json(receipt_path(folder, number).read_bytes()) for number in numbers]
+    found = []
+    for number in numbers:
+        with suppress(ShardError):
+            found.append(parse_receipt(receipt_path(folder, number)))
+    return found
 
 
 def published(workspace: Path, stage: str) -> ShardIndex | None:

@@ -23,13 +23,17 @@ RESULTS = (
 
 
 def print_results(workspace: Path) -> None:
-    """One line for each result that is there."""
+    """One line for each result that is there, and who signed the statements."""
     from flows.console import say
+    from flows.signing import signature_states, signature_summary
 
     found = [(name, workspace / path) for name, path in RESULTS if (workspace / path).exists()]
     width = max((len(name) for name, _ in found), default=0)
     for name, path in found:
         say(f"{name:{width}}  {path}")
+    states = signature_states(workspace, {})
+    if states:
+        say(f"{'signatures':{width}}  {signature_summary(states)}")
 
 
 def open_report(workspace: Path, show: bool) -> str:

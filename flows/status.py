@@ -7,6 +7,7 @@ from typing import Any
 from flows.crashes import crashes_text
 from flows.graph import load_graph
 from flows.history import StageState, stage_state
+from flows.signing import signature_states
 
 
 def status(workspace: Path) -> list[StageState]:
@@ -14,8 +15,10 @@ def status(workspace: Path) -> list[StageState]:
     return [stage_state(graph, stage, workspace) for stage in graph.names]
 
 
-def status_json(states: list[StageState]) -> list[dict[str, Any]]:
-    return [asdict(state) for state in states]
+def status_json(states: list[StageState], workspace: Path) -> list[dict[str, Any]]:
+    """With what the signature of each stage's statement is worth; None for a stage without a statement."""
+    signed = {item.stage: item.text for item in signature_states(workspace, {})}
+    return [asdict(state) | {"signature": signed.get(state.stage)} for state in states]
 
 
 def kept_text(state: StageState) -> str:

@@ -1,30 +1,56 @@
-"""`syncd verify`: every digest of a workspace again, from assets to report, with the models and the checkpoint."""
+"""`syncd verify`: every digest of a workspace again, from assets to report, with the models, the checkpoint and the
+signatures."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from configs.load import load_resolved
 from data.ids import digest_of
 from data.provenance import has_run, verify_chain
 from data.shards import sha256_file
+from flows.evidence import lock_problems, receipt_problems, recipe_problems, time_warnings
 from flows.graph import RECIPE_FILE, load_graph
+from flows.signing import signature_states
 from flows.workspace import find_workspace
 from models import registry
 from models.header import FILE_NAME, read_metadata
 from models.training.record import CheckpointRecord
 
 
-def verify(folder: Path) -> tuple[list[str], list[str]]:
-    """Problems found, each naming its file; and the stages that have run. Does not stop at the first problem."""
+def verify(folder: Path, pinned: Mapping[str, Ed25519PublicKey] | None = None) -> tuple[list[str], list[str]]:
+    """Problems found, each naming its file; and the stages that have run. Does not stop at the first problem.
+
+    `pinned`: public keys by id; if there are any, every statement must be signed by one of them.
+    """
     workspace = find_workspace(folder)
     names = load_graph(workspace).names
     done = [name for name in names if has_run(workspace, name)]
-    problems = verify_chain(workspace, names) + _model_problems(workspace)
+    problems = digest_problems(workspace) + _model_problems(workspace)
+    problems += [state.problem for state in signature_states(workspace, pinned or {}) if state.problem]
+    return problems, done
+
+
+def warnings_of(folder: Path) -> list[str]:
+    """What a reader should know and no digest decides: times of statements that cannot be right."""
+    workspace = find_workspace(folder)
+    graph = load_graph(workspace)
+    return time_warnings(workspace, graph, [name for name in graph.names if has_run(workspace, name)])
+
+
+def digest_problems(workspace: Path) -> list[str]:
+    """Problems of files, indexes, statements, receipts and the checkpoint; models and signatures are left out."""
+    graph = load_graph(workspace)
+    done = [name for name in graph.names if has_run(workspace, name)]
+    problems = verify_chain(workspace, graph.names)
+    for stage in done:
+        problems += recipe_problems(workspace, graph, stage) + receipt_problems(workspace, stage)
+    problems += lock_problems(workspace, done)
     if "train" in done:
         problems += _checkpoint_problems(workspace)
-    return problems, done
+    return problems
 
 
 def _model_problems(workspace: Path) -> list[str]:
@@ -46,7 +72,7 @@ def _checkpoint_problems(workspace: Path) -> list[str]:
     dataset = workspace / "artifacts" / "shard" / "index.json"
     try:
         record = CheckpointRecord.from_header(read_metadata(file))
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
+    except (OSError, KeyError, ValueError) as error:
         return [f"{file}: its header does not describe a SynCD checkpoint ({error})"]
     named, found = record.dataset_sha256, sha256_file(dataset) if dataset.exists() else "missing"
     problems = [] if found == named else [f"{file}: trained on dataset {named}, {dataset} is {found}"]

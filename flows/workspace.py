@@ -23,6 +23,8 @@ from flows.inputs import is_path, resolve_paths, write_inputs
 from flows.worker import RUN_ID_VARIABLE
 
 PROJECT = Path(__file__).resolve().parents[1]
+SIGNING_KEY_VARIABLE = "SYNCD_SIGNING_KEY"
+"""Environment variable: the private key that signs statements, instead of the runtime's `signing_key`."""
 RECIPE_HEADER = "# The active recipe, complete; written by syncd run, tracked by dvc.yaml.\n"
 
 
@@ -229,8 +231,17 @@ def run_environment(workspace: Path, runtime: Runtime, run_id: str) -> dict[str,
     environment = quiet_environment(workspace)
     environment[RUNTIME_VARIABLE] = runtime.model_dump_json()
     environment[RUN_ID_VARIABLE] = run_id
+    key = signing_key(runtime)
+    if key is not None:
+        environment[SIGNING_KEY_VARIABLE] = str(key)
     if runtime.prefect_api_url:
         environment["PREFECT_API_URL"] = runtime.prefect_api_url
     if runtime.offline:
         environment["HF_HUB_OFFLINE"] = "1"
     return environment
+
+
+def signing_key(runtime: Runtime) -> Path | None:
+    """File of the private key that signs statements, absolute: a relative path is meant from the current folder."""
+    named = os.environ.get(SIGNING_KEY_VARIABLE) or runtime.signing_key
+    return Path(named).expanduser().resolve() if named else None

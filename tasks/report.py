@@ -1,7 +1,8 @@
 """Report: the run as one static HTML page that opens from disk, and its contact sheet as one PNG.
 
-The page is a function of the input stages and their statements, so equal inputs give equal bytes. Statements hold the
-times of the run that made them: the durations and statement digests on the page differ between runs, and nothing else.
+The page is a function of the input stages, their statements and signatures, so equal inputs give equal bytes.
+Statements hold the times of the run that made them: the durations, statement digests and signatures on the page differ
+between runs, and nothing else.
 """
 
 import json

@@ -98,11 +98,12 @@ class FluxModel:
         if kind not in DTYPES.values():
             raise ValueError(f"dtype is {dtype!r}; allowed: {', '.join(DTYPES)}")
         root = Path(folder)
+        safe = {"use_safetensors": True}  # where those are missing, the libraries would read pickles
         parts = {
-            "transformer": FluxTransformer2DModel.from_pretrained(root / "transformer", torch_dtype=kind),
-            "vae": AutoencoderKL.from_pretrained(root / "vae", torch_dtype=kind),
-            "text_encoder": CLIPTextModel.from_pretrained(root / "text_encoder", dtype=kind),
-            "text_encoder_2": T5EncoderModel.from_pretrained(root / "text_encoder_2", dtype=kind),
+            "transformer": FluxTransformer2DModel.from_pretrained(root / "transformer", torch_dtype=kind, **safe),
+            "vae": AutoencoderKL.from_pretrained(root / "vae", torch_dtype=kind, **safe),
+            "text_encoder": CLIPTextModel.from_pretrained(root / "text_encoder", dtype=kind, **safe),
+            "text_encoder_2": T5EncoderModel.from_pretrained(root / "text_encoder_2", dtype=kind, **safe),
         }
         return cls(
             **{name: part.to(device) for name, part in parts.items()},

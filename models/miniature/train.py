@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from models.miniature.dataset import Views, objects_of, render_views
@@ -191,10 +192,12 @@ def _train_flux(
 
 
 def _latents(views: Views, autoencoder: AutoencoderKL, seed: int, work_dir: Path) -> flux.Latents:
-    encoded = work_dir / "latents.pt"
+    encoded = work_dir / "latents.safetensors"
     if not encoded.exists():
-        torch.save(dataclasses.asdict(flux.encode_views(autoencoder, views, seed)), encoded)
-    return flux.Latents(**torch.load(encoded, weights_only=False))
+        made = dataclasses.asdict(flux.encode_views(autoencoder, views, seed))
+        save_file({name: torch.as_tensor(value).contiguous() for name, value in made.items()}, encoded)
+    tensors = load_file(encoded)
+    return flux.Latents(**tensors | {"degraded": tensors["degraded"].numpy()})
 
 
 def _once(

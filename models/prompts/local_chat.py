@@ -39,7 +39,7 @@ class LocalChat:
 
     @classmethod
     def from_pretrained(cls, folder: Path, device: str = "cpu", dtype: torch.dtype = torch.bfloat16) -> Self:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True).to(device)
         return cls(model, AutoTokenizer.from_pretrained(folder))
 
     @torch.inference_mode()

@@ -10,6 +10,7 @@ A folder with nothing but the `.pth` file that LAION publishes is read as it is.
 """
 
 import json
+import pickle
 from itertools import pairwise
 from pathlib import Path
 from typing import Self
@@ -50,8 +51,14 @@ def save_quality_head(head: QualityHead, folder: Path) -> None:
 
 
 def _published_head(path: Path) -> QualityHead:
-    """A head from LAION's file: linear layers `layers.N`, with gaps in N where training had its dropout."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    """A head from LAION's file: linear layers `layers.N`, with gaps in N where training had its dropout.
+
+    LAION publishes it as a pickle alone: `weights_only` reads tensors from one and calls nothing that it names.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path}: holds more than weights, and was not read; take LAION's own file") from error
     places = sorted({int(name.split(".")[1]) for name in state if name.startswith("layers.")})
     wanted = {f"layers.{place}.{part}" for place in places for part in ("weight", "bias")}
     if not places or set(state) != wanted:

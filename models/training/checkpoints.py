@@ -1,5 +1,9 @@
-"""Training checkpoints: everything that the next step depends on, in one file that is there whole or not at all."""
+"""Training checkpoints: everything that the next step depends on, in one file that is there whole or not at all.
 
+A file is what torch.save writes and, behind it, the sha256 of that: torch itself reads weights with a flipped bit.
+"""
+
+import hashlib
 import io
 import pickle
 import re
@@ -11,6 +15,7 @@ import torch
 from data.shards import write_atomic
 
 _NAME = re.compile(r"step-(\d{8})\.pt")
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class CheckpointError(Exception):
@@ -23,6 +28,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
     buffer = io.BytesIO()
     torch.save({"step": step, **state}, buffer)
     path = folder / f"step-{step:08d}.pt"
+    buffer.write(hashlib.sha256(buffer.getbuffer()).digest())
     write_atomic(path, buffer.getvalue())
     for old in checkpoints(folder)[:-keep]:
         old.unlink()
@@ -41,13 +47,19 @@ def newest_step(folder: Path) -> int:
 
 
 def load_checkpoint(folder: Path, device: str) -> dict[str, Any] | None:
-    """The newest checkpoint, or None if there is none yet; CheckpointError if it cannot be read."""
+    """The newest checkpoint, or None if there is none yet; CheckpointError if it is damaged or holds more than weights
+    and plain values."""
     found = checkpoints(folder)
     if not found:
         return None
     try:
-        return torch.load(found[-1], map_location=device, weights_only=True)
+        data = found[-1].read_bytes()
+        saved, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
+        if hashlib.sha256(saved).digest() != digest:
+            raise ValueError("the file was changed or truncated")
+        return torch.load(io.BytesIO(saved), map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
         raise CheckpointError(
-            f"{found[-1]}: cannot be read ({error}); delete it to resume from the one before"
+            f"{found[-1]}: cannot be read ({reason}); delete it to resume from the one before"
         ) from error

@@ -91,7 +91,7 @@ class UNetModel:
         if sdxl:
             kinds["text_encoder_2"] = CLIPTextModelWithProjection
         unet, vae = (
-            kind.from_pretrained(root / name, torch_dtype=dtype).to(device)
+            kind.from_pretrained(root / name, torch_dtype=dtype, use_safetensors=True).to(device)
             for name, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL))
         )
         image_encoder = load_complete(CLIPVisionModelWithProjection, root / "image_encoder", str(device), dtype)

@@ -7,6 +7,7 @@ from typing import Any
 
 from data.provenance import dependencies_of, read_statement, signature_in, statement_path
 from data.shards import sha256_file
+from data.signing import signature_state
 
 MAX_SUBJECTS = 40
 
@@ -51,6 +52,8 @@ class StatementView:
     seconds: float
     invocation: str
     hosts: list[str]
+    signed: str
+    """`unsigned`, or by which key it claims to be; a page cannot check a key."""
 
     @property
     def upstream(self) -> list[Link]:
@@ -81,6 +84,7 @@ def statement_view(workspace: Path, stage: str) -> StatementView:
         seconds=seconds_between(metadata["startedOn"], metadata["finishedOn"]),
         invocation=metadata["invocationId"],
         hosts=[host for item in predicate["runDetails"]["byproducts"] for host in item["annotations"]["hosts"]],
+        signed=signature_state(workspace, stage, {}).text,
     )
 
 
@@ -98,8 +102,8 @@ def _link(workspace: Path, item: dict[str, Any]) -> Link:
 
 
 def _model(item: dict[str, Any]) -> Model:
-    (revision,) = item["digest"].values()
     notes = item["annotations"]
+    (revision,) = item["digest"].values() if "digest" in item else (f"{notes['revision']}, not verified",)
     return Model(item["name"].partition(":")[2], notes["name"], item["uri"], revision, notes["licence"])
 
 

@@ -29,3 +29,13 @@ def test_a_damaged_checkpoint_is_named_with_the_fix(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:700])
     with pytest.raises(CheckpointError, match=r"step-00000005\.pt: cannot be read .*; delete it to resume"):
         load_checkpoint(tmp_path, "cpu")
+
+
+@pytest.mark.parametrize("at", [0, 0.25, 0.5, 0.75, 1])
+def test_a_flipped_bit_is_found_which_torch_itself_would_load(tmp_path: Path, at: float) -> None:
+    path = save_checkpoint(tmp_path, 5, {"adapter": {"w": torch.ones(1000)}}, keep=1)
+    data = bytearray(path.read_bytes())
+    data[int(at * (len(data) - 1))] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"step-00000005\.pt: cannot be read \(the file was changed"):
+        load_checkpoint(tmp_path, "cpu")
