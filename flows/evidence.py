@@ -15,7 +15,7 @@ import yaml
 
 from configs.load import ConfigError
 from data.provenance import NOT_BYTES, dependencies_of, read_statement, statement_path
-from data.shards import Receipt, ShardError, ShardIndex, read_receipt
+from data.shards import Receipt, ShardError, ShardIndex, parse_receipt
 from flows.graph import Graph, index_path, tracked_values
 from flows.history import work_folder
 from flows.workspace import queued_mark
@@ -83,7 +83,7 @@ def receipt_problems(workspace: Path, stage: str) -> list[str]:
     failed = {(failure.key, failure.reason, failure.detail) for failure in index.failed}
     for path in sorted(work_folder(workspace, stage, index.signature).glob("[0-9]" * 6 + ".json")):
         try:
-            receipt = read_receipt(path)
+            receipt = parse_receipt(path)
         except ShardError as error:
             problems.append(str(error))
             continue

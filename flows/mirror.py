@@ -34,6 +34,8 @@ from flows.graph import Graph, index_path, stage_signature
 INDEX, STATEMENT = "index.json", "statement.intoto.json"
 KEPT_STATEMENT = "statement.json"
 """Of the work folder: the statement that the engine keeps when it publishes the same bytes again."""
+OF_A_RUN = {"run", "checksum"}
+"""Fields of a receipt in which equal shards may differ."""
 TRANSFERS = 8
 """Files on their way at a time."""
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -199,7 +201,7 @@ def _name(index: int) -> str:
 
 def _check_agreement(ctx: StageContext, mine: Receipt, theirs: Receipt, store: Store) -> None:
     """ShardError unless both vouch for the same, whatever their runs."""
-    if mine.model_dump(exclude={"run"}) != theirs.model_dump(exclude={"run"}):
+    if mine.model_dump(exclude=OF_A_RUN) != theirs.model_dump(exclude=OF_A_RUN):
         name, here = _name(mine.index), receipt_path(ctx.work_dir, mine.index)
         raise ShardError(
             f"{ctx.stage}: shard {mine.index}: {here} vouches for sha256 {mine.sha256}, failed {len(mine.failed)}, but "

@@ -226,7 +226,7 @@ def test_machines_that_make_other_bytes_under_one_signature_are_told_so(tmp_path
     assert one(second, url, "assets", 0) == made
     stored = Store(f"{url}/assets/{made.signature[:16]}")
     stored.delete("000000.json")
-    receipt.write_text(differing.model_dump_json())
+    receipt.write_text(differing.model_dump_json(indent=1))
     with pytest.raises(ShardError, match=rf"no receipt vouches for what is there; delete {stored.url}/000000\.tar"):
         run(second, url)
 
