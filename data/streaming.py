@@ -5,8 +5,9 @@ the same from everywhere: every shard is checked against the digest that the ind
 """
 
 import hashlib
+import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -35,7 +36,6 @@ class ShardSource:
         self.name = str(place)
         self.ahead = 0 if self._store is None else ahead
         self._coming: dict[str, Future[bytes | None]] = {}
-        self._pool = ThreadPoolExecutor(self.ahead, thread_name_prefix="shards") if self.ahead else None
 
     @property
     def index(self) -> ShardIndex:
@@ -59,8 +59,6 @@ class ShardSource:
 
     def close(self) -> None:
         """Let go of what was fetched ahead."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
         self._coming.clear()
 
     def read(self, entry: ShardEntry, upcoming: Sequence[ShardEntry] = ()) -> Iterator[Sample]:
@@ -69,16 +67,26 @@ class ShardSource:
         StoreError if the store cannot be reached, MissingError if the shard is not there.
         """
         coming = self._coming.pop(entry.name, None)
-        self._fetch_ahead(upcoming[: self.ahead])
+        # The next epoch may begin with this very shard, which a folder keeps.
+        self._fetch_ahead([item for item in upcoming[: self.ahead] if self._folder is None or item != entry])
         data = self._bring(entry) if coming is None else coming.result()
         return read_shard(self._folder, entry) if data is None else read_tar(data)
 
     def _fetch_ahead(self, upcoming: Sequence[ShardEntry]) -> None:
         for name in self._coming.keys() - {entry.name for entry in upcoming}:
-            self._coming.pop(name).cancel()
+            del self._coming[name]
         for entry in upcoming:
             if entry.name not in self._coming:
-                self._coming[entry.name] = self._pool.submit(self._bring, entry)
+                self._coming[entry.name] = future = Future()
+                # Python waits at its exit for an executor, and would for shards that nobody reads from a store that is
+                # away.
+                threading.Thread(target=self._fill, args=(future, entry), daemon=True).start()
+
+    def _fill(self, future: Future[bytes | None], entry: ShardEntry) -> None:
+        try:
+            future.set_result(self._bring(entry))
+        except Exception as error:
+            future.set_exception(error)
 
     def _bring(self, entry: ShardEntry) -> bytes | None:
         """The bytes of a shard at a URL; one of a folder is in the folder afterwards."""

@@ -1,6 +1,8 @@
 """Shards of a store against the same shards on disk: equal samples in equal order, fetched ahead, verified."""
 
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from itertools import islice
@@ -177,3 +179,32 @@ def test_a_folder_with_an_origin_fetches_what_is_read_and_keeps_it(
     set_origin(folder, url)
     index = ShardReader(stage, seed=0).index
     assert list(read_all(folder, index)) == list(read_all(stage, index)), "any stage reads so, not training alone"
+
+
+HELD_UP = """
+import sys
+from data.reader import ShardReader
+
+print(next(iter(ShardReader(sys.argv[1], seed=0, buffer=0, ahead=2))).key, flush=True)
+"""
+
+
+def test_a_process_does_not_wait_at_its_end_for_shards_that_nobody_reads(
+    stage: Path, url: str, server: S3Server
+) -> None:
+    """The first shard comes, those that are fetched ahead are held up."""
+    expected = next(iter(ShardReader(stage, seed=0, buffer=0))).key
+    first, free = f"00000{expected[len('object-')]}.tar", threading.Event()
+
+    def hold_up(request: Request) -> None:
+        if request[1].endswith(".tar") and not request[1].endswith(first):
+            free.wait(60)
+
+    server.fault = hold_up
+    try:
+        reading = subprocess.run(
+            [sys.executable, "-c", HELD_UP, url], capture_output=True, text=True, timeout=50, check=True
+        )
+    finally:
+        free.set()
+    assert reading.stdout.strip() == expected
