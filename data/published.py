@@ -15,6 +15,9 @@ class PublishedAsset(Record):
     licence: str = Field(description="SPDX identifier; the terms under which it was used")
     source_sha256: str = Field(description="digest of the file as fetched, or of the description")
     mesh_sha256: str | None = Field(description="digest of the GLB that was rendered; None without a mesh")
+    title: str | None = Field(None, description="as its source names it, for credit; None if the source does not")
+    author: str | None = Field(None, description="as its source names them; None if the source does not")
+    page: str | None = Field(None, description="address of the asset's own page; None if the source has none")
 
 
 class PublishedSample(SampleRecord):

@@ -1,15 +1,26 @@
-"""Shard: the published dataset, the kept images of kept sets with their whole record (see data/published.py)."""
+"""Shard: the published dataset, the kept images of kept sets with their whole record (see data/published.py).
+
+Images carry the mark of synthetic media (data/release/marking.py). Beside the shards: DATASET_CARD.md with card.json,
+ATTRIBUTION.md with attribution.csv, images.parquet and croissant.json.
+"""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.schema import ModelRef
+from data.assets.licences import allow_list
 from data.card import CardFacts, write_card
 from data.ids import seed_for
 from data.published import DroppedSample, PublishedAsset, PublishedRecord, PublishedSample
 from data.records import AssetRecord, DecisionRecord, GeneratedRecord, ScoreRecord
-from data.shards import Sample, ShardIndex, ShardWriter, read_all
+from data.release.attribution import credits_of, write_attribution
+from data.release.croissant import write_croissant
+from data.release.images import rows_of, write_images
+from data.release.licensing import Input, asset_inputs, conclude, maker
+from data.release.marking import TRAINED_ALGORITHMIC_MEDIA, mark_png, source_type
+from data.shards import Sample, ShardError, ShardIndex, ShardWriter, read_all, read_shard
 from data.stage import ShardSpec, StageContext, chunk
 
 
@@ -61,6 +72,7 @@ def _chosen(ctx: StageContext, object_of: Mapping[str, str]) -> list[str]:
 
 
 def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
+    allowed = allow_list(ctx.recipe.published_licences)
     scores = _records(ctx, "score", spec.keys, ScoreRecord)
     decisions = _records(ctx, "select", spec.keys, DecisionRecord)
     assets = _records(ctx, "assets", sorted({item.object_id for item in decisions.values()}), AssetRecord)
@@ -78,8 +90,23 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
                 f"set {sample.key} was made from mesh {generated.mesh_sha256}, the assets stage now holds "
                 f"{asset.mesh_sha256} for {generated.object_id}: run the pipeline again"
             )
+        _check_licence(generated, asset, allowed)
         record = published(generated, scores[sample.key], decisions[sample.key], asset, thresholds)
         out.add(sample.key, record, _files(sample, record))
+
+
+def _check_licence(generated: GeneratedRecord, asset: AssetRecord, allowed: Collection[str]) -> None:
+    """Selection goes by the licence that the set was generated under, this by the asset's record: both must hold."""
+    name = f"set {generated.set_id}: asset {asset.object_id} is under {asset.licence}"
+    if asset.licence not in allowed:
+        raise ValueError(
+            f"{name}, which the allow-list (select.licences, by default assets.licences) does not hold: "
+            f"{', '.join(sorted(allowed))}; run the pipeline again, which leaves the set out"
+        )
+    if asset.licence != generated.licence:
+        raise ValueError(
+            f"{name}, and the set was generated when it was under {generated.licence}: run the pipeline again"
+        )
 
 
 def _records(ctx: StageContext, stage: str, keys: Any, kind: Any) -> dict[str, Any]:
@@ -117,6 +144,7 @@ def published(
             licence=asset.licence,
             source_sha256=asset.source_sha256,
             mesh_sha256=asset.mesh_sha256,
+            **{key: asset.attributes.get(key) or None for key in ("title", "author", "page")},
         ),
         model=generated.model,
         settings=generated.settings,
@@ -128,16 +156,48 @@ def published(
 
 
 def _files(sample: Sample, record: PublishedRecord) -> dict[str, bytes]:
-    names = [f"{image.index}.{kind}" for image in record.samples for kind in ("png", "mask.png")]
-    return {name: sample.files[name] for name in names}
+    """The kept images, marked as synthetic, and their masks as they are."""
+    files = {}
+    for image in record.samples:
+        files[f"{image.index}.png"] = mark_png(sample.files[f"{image.index}.png"])
+        files[f"{image.index}.mask.png"] = sample.files[f"{image.index}.mask.png"]
+    return files
 
 
 def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, Any]:
-    """Writes DATASET_CARD.md and card.json."""
-    records = [PublishedRecord.model_validate(sample.record) for sample in read_all(out_dir, index)]
+    """Writes the files beside the shards; ShardError for an image that does not say that it is synthetic."""
+    records: list[PublishedRecord] = []
+    write_images(_rows(index, out_dir, records), out_dir / "images.parquet")
+    credits = credits_of(records)
+    facts = _facts(ctx, index, records, len(credits))
+    write_attribution(credits, facts.title, out_dir)
+    write_card(facts, out_dir)
+    write_croissant(facts, index.signature, index.shards, out_dir)
+    counts = {"objects": facts.objects, "sets": facts.sets, "images": facts.images, "licences": facts.licences}
+    return counts | {"licence": facts.licence.expression, "commercial_use": facts.licence.commercial_use}
+
+
+def _rows(index: ShardIndex, out_dir: Path, records: list[PublishedRecord]) -> Iterator[dict[str, Any]]:
+    """Rows of all images, read back from the shards; fills `records`."""
+    for entry in index.shards:
+        for sample in read_shard(out_dir, entry):
+            record = PublishedRecord.model_validate(sample.record)
+            for image in record.samples:
+                found = source_type(sample.files[f"{image.index}.png"])
+                if found != TRAINED_ALGORITHMIC_MEDIA:
+                    raise ShardError(
+                        f"{out_dir / entry.name}: {sample.key}.{image.index}.png states the digital source type "
+                        f"{found}, and must state {TRAINED_ALGORITHMIC_MEDIA}; run the stage again"
+                    )
+            records.append(record)
+            yield from rows_of(entry.name, sample, record)
+
+
+def _facts(ctx: StageContext, index: ShardIndex, records: Sequence[PublishedRecord], credited: int) -> CardFacts:
     select, score = ctx.index("select").summary, ctx.index("score").summary
-    models = ctx.recipe.models
-    facts = CardFacts(
+    models, makers = ctx.recipe.models, _makers(ctx)
+    licences = _counted({record.object_id: record.asset.licence for record in records}.values())
+    return CardFacts(
         title=ctx.recipe.shard.title,
         recipe=ctx.recipe.name,
         seed=ctx.recipe.seed,
@@ -146,24 +206,40 @@ def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, A
         images=sum(len(record.samples) for record in records),
         images_per_set=_counted(len(record.samples) for record in records),
         categories=_counted(record.category for record in records),
-        licences=_counted({record.object_id: record.asset.licence for record in records}.values()),
+        licences=licences,
         sources=_counted({record.object_id: record.asset.source for record in records}.values()),
+        credited=credited,
+        licence=conclude([*asset_inputs(licences), *makers]),
+        allowed_licences=sorted(allow_list(ctx.recipe.published_licences)),
+        refused_licences=select["sets_by_refused_licence"],
         held_out_objects=ctx.index("assets").summary.get("held_out"),
         thresholds=select["thresholds"],
         set_yield=select["set_yield"],
         image_yield=select["image_yield"],
         dropped_images=select["dropped_images"],
         generators=_counted(record.model for record in records),
-        generator_licence=models.generator.licence,
+        makers={item.name: item.licence for item in makers},
         scorers=score["models"],
         miniature=models.generator.source.startswith("miniature:"),
         described=ctx.recipe.assets.in_words,
-        writer=ctx.recipe.prompts.writer if models.writer is None else f"{models.writer.name}@{models.writer.revision}",
+        writer=ctx.recipe.prompts.writer if models.writer is None else _named(models.writer),
+        release=ctx.recipe.shard.release.model_dump(mode="json"),
         bytes=sum(entry.bytes for entry in index.shards),
         shards=len(index.shards),
     )
-    write_card(facts, out_dir)
-    return {"objects": facts.objects, "sets": facts.sets, "images": facts.images, "licences": facts.licences}
+
+
+def _makers(ctx: StageContext) -> list[Input]:
+    """The models whose output is in the dataset; those that score it leave nothing in it but numbers."""
+    models = ctx.recipe.models
+    found = [maker("generator", _named(models.generator), models.generator.licence)]
+    if ctx.recipe.prompts.writer != "grammar" and models.writer is not None:
+        found.append(maker("writer of the prompts", _named(models.writer), models.writer.licence))
+    return found
+
+
+def _named(model: ModelRef) -> str:
+    return f"{model.name}@{model.revision}"
 
 
 def _counted(values: Any) -> dict[str, int]:

@@ -5,6 +5,7 @@ import io
 import json
 import re
 
+import numpy as np
 import pytest
 import webdataset
 from generated_sets import image_scores, random_set, score_record
@@ -12,9 +13,11 @@ from stage_runs import context, run_stage, write_input
 
 from configs.load import load_recipe
 from data.ids import split_of
+from data.images import decode_png
 from data.published import PublishedRecord
 from data.reader import ShardReader, decode_set
 from data.records import AssetRecord
+from data.release.marking import unmarked
 from data.shards import read_all
 from tasks import select, shard
 
@@ -34,25 +37,36 @@ def asset(name, split, licence="CC0-1.0"):
         source_format="glb",
         outcome="generated",
         mesh_sha256="0" * 64,
+        attributes={"title": "Cup_01 (final)", "author": "A. Potter", "page": "https://example.org/cup"}
+        if name == "cup"
+        else {},
     )
 
 
 def scores(set_id, quality):
     pairs = [[1.0 if i == j else 0.8 for j in range(3)] for i in range(3)]
-    return score_record(set_id, [image_scores(value) for value in quality], pairs)
+    return score_record(set_id, [image_scores(value) for value in quality], pairs, licence=licence_of(set_id[:-3]))
 
 
+def licence_of(name):
+    return "CC-BY-4.0" if name == "cup" else "CC0-1.0"
+
+
+WRITTEN = (*("DATASET_CARD.md", "card.json", "ATTRIBUTION.md", "attribution.csv", "images.parquet", "croissant.json"),)
 QUALITY = {"cup": (7, 5, 8), "jug": (5, 5, 8), "vase": (7, 7, 5)}
 
 
-def build(workspace, *overrides, mesh="0" * 64, split=None, held_out=None):
-    recipe = load_recipe("miniature", ("shard.shard_size=2", "select.min_quality=6", *overrides))
+def build(workspace, *overrides, mesh="0" * 64, split=None, held_out=None, asset_licences=None):
+    allowed = "assets.licences=[CC0-1.0, CC-BY-4.0]"
+    recipe = load_recipe("miniature", ("shard.shard_size=2", "select.min_quality=6", allowed, *overrides))
     section = recipe.assets
     splits = {name: split or split_of(name, section.eval_share, section.split_seed) for name in NAMES}
-    assets = [
-        (name, asset(name, splits[name], "CC-BY-4.0" if name == "cup" else "CC0-1.0"), {"glb": b""}) for name in NAMES
+    licences = {name: licence_of(name) for name in NAMES} | (asset_licences or {})
+    assets = [(name, asset(name, splits[name], licences[name]), {"glb": b""}) for name in NAMES]
+    sets = [
+        random_set(name, seed, size=16, split=splits[name], mesh_sha256=mesh, licence=licence_of(name))
+        for seed, name in enumerate(NAMES)
     ]
-    sets = [random_set(name, seed, size=16, split=splits[name], mesh_sha256=mesh) for seed, name in enumerate(NAMES)]
     write_input(workspace, "assets", assets, recipe)
     path = workspace / "artifacts" / "assets" / "index.json"
     if held_out is None:
@@ -82,7 +96,11 @@ def test_kept_images_only_with_their_pixels_and_masks(dataset):
     assert "jug-s0" not in published
     cup = published["cup-s0"]
     assert sorted(cup.files) == ["0.mask.png", "0.png", "2.mask.png", "2.png"]
-    assert all(cup.files[name] == generated["cup-s0"][name] for name in cup.files)
+    made = generated["cup-s0"]
+    for name, data in cup.files.items():
+        assert np.array_equal(decode_png(data), decode_png(made[name]))
+        assert unmarked(data) == made[name], "but for the mark, the file that was generated"
+        assert (data == made[name]) == name.endswith("mask.png")
     record = PublishedRecord.model_validate(cup.record)
     assert [image.index for image in record.samples] == [0, 2]
     assert [(image.index, image.reasons[0].code) for image in record.dropped] == [(1, "low_quality")]
@@ -106,6 +124,9 @@ def test_the_record_says_where_everything_came_from(dataset):
         "licence": "CC-BY-4.0",
         "source_sha256": "1" * 64,
         "mesh_sha256": "0" * 64,
+        "title": "Cup_01 (final)",
+        "author": "A. Potter",
+        "page": "https://example.org/cup",
     }
     assert record["model"] == "tiny-flux@1234" and record["settings"] == {"steps": 2}
     assert record["samples"][1]["seed"] == 2 and record["samples"][1]["prompt"] == "a red mug next to a blue ball"
@@ -183,7 +204,7 @@ def test_the_same_input_gives_the_same_bytes(dataset, tmp_path):
     ctx, _ = build(tmp_path)
     again = run_stage(shard, ctx)
     assert [entry.sha256 for entry in again.shards] == [entry.sha256 for entry in dataset[1].shards]
-    for name in ("card.json", "DATASET_CARD.md"):
+    for name in WRITTEN:
         assert (ctx.output_dir("shard") / name).read_bytes() == (dataset[0] / name).read_bytes()
 
 

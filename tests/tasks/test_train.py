@@ -16,6 +16,7 @@ import torch
 from diffusers import FluxControlPipeline, FluxTransformer2DModel
 from generated_sets import random_set
 from safetensors.torch import load_file
+from tiny_dataset import write_dataset
 
 from configs.load import load_recipe
 from configs.schema import ModelRef, Recipe
@@ -55,7 +56,7 @@ def recipe(base: ModelRef) -> Recipe:
 
 def workspace_with_dataset(folder: Path, recipe: Recipe) -> Path:
     sets = [random_set(f"mug-{number}", number, size=16, count=2 + number % 2) for number in range(4)]
-    stage_runs.write_input(folder, "shard", sets, recipe)
+    write_dataset(folder, sets, recipe)
     return folder
 
 
