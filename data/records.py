@@ -28,7 +28,9 @@ class AssetRecord(Record):
         description="found, first_seen or generated: how the file compares with the expected digest; described: no mesh"
     )
     mesh_sha256: str | None = Field(description="digest of the GLB member; None if there is no mesh")
-    attributes: dict[str, Any] = Field(default={}, description="ground truth known to the source, if any")
+    attributes: dict[str, Any] = Field(
+        default={}, description="what else the source knows: title, author and page for credit; ground truth"
+    )
 
 
 class Prompt(Record):

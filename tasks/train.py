@@ -40,11 +40,14 @@ FILES = {
 
 
 def plan(ctx: StageContext) -> list[ShardSpec]:
-    """One run, one checkpoint. ValueError if the dataset is empty, PairsError if the recipe's pairs are no tars."""
+    """One run, one checkpoint. ValueError if the dataset is empty, ShardError if it lacks its card, which says under
+    which terms it may be trained on; PairsError if the recipe's pairs are no tars.
+    """
     if ctx.recipe.train.pairs is not None:
         pair_tars(ctx.workspace / ctx.recipe.train.pairs)
     if not ctx.index("shard").keys:
         raise ValueError("artifacts/shard holds no set to train on; lower select.min_quality or select.min_identity")
+    dataset_card(ctx.output_dir("shard"), ctx.index("shard"))
     return [ShardSpec(0, (KEY,))]
 
 

@@ -15,11 +15,13 @@ from data.release.words import bullets, front_matter, hub_licence, licence_secti
 from data.shards import ShardError, ShardIndex, verify_file
 
 LOADING = """\
-from tasks.sample import CustomizationPipeline
+from pathlib import Path
+
+from tasks.sample import CustomizationPipeline, save_png
 
 pipeline = CustomizationPipeline.from_checkpoint("pytorch_lora_weights.safetensors")
-image = pipeline("a mug on a beach", references=["a.png", "b.png"], seed=3).images[0]
-image.save("mug.png")
+made = pipeline("a mug on a beach", references=["a.png", "b.png"], seed=3)
+save_png(made.images[0], made.provenance[0], Path("mug.png"))  # marked as synthetic
 """
 """Makes an image from inside the checkpoint's folder; printed in the card."""
 
