@@ -132,8 +132,9 @@ def _rai(facts: CardFacts) -> dict[str, Any]:
         "rai:dataLimitations": list(facts.limitations),
         "rai:dataBiases": list(facts.biases),
         "rai:personalSensitiveInformation": [
-            "None is collected: no photographs of people go in. A generator may draw people unasked, none of whom was "
-            "meant to exist. Names of the authors of assets are in ATTRIBUTION.md, as their licences ask."
+            "None is collected on purpose. Assets may be likenesses of people, and a generator may draw people "
+            "unasked; nobody looked for either. Names of the authors of assets are in ATTRIBUTION.md, as their licences "
+            "ask."
         ],
         "rai:dataSocialImpact": (
             "Models trained on it place a given object into new scenes, which helps design and illustration and also "

@@ -58,7 +58,7 @@ class OutputLicence:
             share_alike=known[self.share_alike],
             commercial=known[self.commercial_use],
             derivatives=known[self.derivatives_allowed],
-            conditions=tuple(text for own in self.conditions.values() for text in own),
+            conditions=tuple(f"{name}: {text}" for name, own in self.conditions.items() for text in own),
         )
 
 

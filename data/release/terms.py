@@ -1,7 +1,9 @@
 """What licences ask for, as far as this project knows their texts: of a work, and of what a model under them makes.
 
 A summary of stated terms for cards and checks. It is no legal advice, and where a text can be read in two ways the
-stricter reading is taken.
+stricter reading is taken. Read were, for the models: FLUX.1 [dev] Non-Commercial License, which covers FLUX.1 Depth
+[dev] too (github.com/black-forest-labs/flux, model_licenses/LICENSE-FLUX1-dev, commit 805da857), and Meta Llama 3
+Community License (github.com/meta-llama/llama3, LICENSE, commit 2a6e3d76). Later versions may say otherwise.
 """
 
 from dataclasses import dataclass

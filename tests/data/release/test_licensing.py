@@ -123,6 +123,7 @@ def test_a_checkpoint_takes_on_the_terms_of_base_and_dataset() -> None:
     own = conclude([base_model("sdxl@1", "LicenseRef-OpenRAIL"), data])
     assert own.expression == f"LicenseRef-OpenRAIL AND CC-BY-4.0 AND {FLUX}"
     assert own.commercial_use == "no" and own.reasons["commercial_use"] == ["dataset Tiny"]
+    assert own.conditions["dataset Tiny"][0].startswith("generator flux@1: outputs may not be used to train")
     free = conclude([*asset_inputs({"CC0-1.0": 1}), APACHE])
     free_data = Input("dataset Tiny", free.expression, free.terms, "dataset")
     assert conclude([base_model("miniature@1", "Apache-2.0"), free_data]).expression == "Apache-2.0"
