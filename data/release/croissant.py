@@ -133,8 +133,7 @@ def _rai(facts: CardFacts) -> dict[str, Any]:
         "rai:dataBiases": list(facts.biases),
         "rai:personalSensitiveInformation": [
             "None is collected on purpose. Assets may be likenesses of people, and a generator may draw people "
-            "unasked; nobody looked for either. Names of the authors of assets are in ATTRIBUTION.md, as their licences "
-            "ask."
+            "unasked; nobody looked for either. Authors of assets are named in ATTRIBUTION.md, as their licences ask."
         ],
         "rai:dataSocialImpact": (
             "Models trained on it place a given object into new scenes, which helps design and illustration and also "

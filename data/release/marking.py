@@ -3,6 +3,9 @@
 IPTC Photo Metadata Standard, property Digital Source Type (XMP: Iptc4xmpExt:DigitalSourceType). XMP lies in an iTXt
 chunk with the keyword XML:com.adobe.xmp (XMP specification, part 3). The chunk is put into the finished file: no other
 byte changes, and without it the file is the one that was generated.
+
+There is no watermark in the pixels: the images are trained on, and a model learns what all of them have in common. The
+libraries that make one also need OpenCV or torchvision, or fetch weights when they are first used.
 """
 
 import struct
