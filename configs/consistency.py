@@ -38,6 +38,12 @@ def check(recipe: "Recipe") -> None:
             f"render.views_per_set is {recipe.render.views_per_set}; allowed: at most render.candidate_views, "
             f"{recipe.render.candidate_views}"
         )
+    unlisted = sorted(set(recipe.select.licences or ()) - set(recipe.assets.licences))
+    if unlisted:
+        raise ValueError(
+            f"select.licences names {', '.join(unlisted)}; allowed: entries of assets.licences as they are written "
+            f"there, {', '.join(recipe.assets.licences)}, since no other asset is taken in the first place"
+        )
     if recipe.prompts.writer != "grammar":
         _check_writer(recipe)
     if recipe.assets.in_words:

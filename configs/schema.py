@@ -1,5 +1,6 @@
 """Types of recipes (what determines bytes) and runtimes (what does not): every key, its range and its meaning."""
 
+import datetime
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -156,6 +157,9 @@ class Score(Budget):
 
 
 class Select(Budget):
+    licences: tuple[str, ...] | None = Field(
+        None, description="SPDX allow-list of what is published, out of assets.licences; default: all of these"
+    )
     min_quality: Annotated[float, Field(ge=-10, le=20)] = 6.0
     min_identity: Annotated[float, Field(ge=-1, le=1)] = 0.7
     max_identity: Annotated[float, Field(ge=-1, le=1)] = Field(0.98, description="near-duplicates lie above")
@@ -174,6 +178,23 @@ class Select(Budget):
     min_images: Annotated[int, Field(ge=2)] = 2
 
 
+class Release(Section):
+    """What only people can say of a published dataset; its card and croissant.json print it. Nothing is made up."""
+
+    version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")] = Field(
+        "0.1.0", description="of the dataset, MAJOR.MINOR.PATCH"
+    )
+    date: datetime.date | None = Field(None, description="of publication, YYYY-MM-DD")
+    creator: str | None = Field(None, description="person or organization that answers for the dataset")
+    contact: str | None = Field(None, description="where questions and requests to take something out go")
+    url: str | None = Field(None, description="address that the dataset will have")
+    citation: str | None = Field(None, description="how to cite the dataset; default: the paper of the method")
+    intended_use: tuple[str, ...] = Field((), description="default: training and studying image customization")
+    limitations: tuple[str, ...] = Field((), description="beyond those that hold for every dataset made here")
+    biases: tuple[str, ...] = Field((), description="beyond those that hold for every dataset made here")
+    maintenance: str | None = Field(None, description="who maintains it, how long, and what happens to old versions")
+
+
 class Shard(Budget):
     title: str = "SynCD"
     sets: Annotated[int, Field(ge=0)] = Field(
@@ -182,6 +203,7 @@ class Shard(Budget):
     categories: Annotated[int, Field(ge=0)] = Field(
         0, description="categories to take them from: those with the most kept sets; 0: all"
     )
+    release: Release = Release()
 
 
 class Report(Section):
@@ -205,6 +227,11 @@ class Recipe(Section):
     evaluate: Evaluate
     report: Report
     promotion: Promotion = Promotion()
+
+    @property
+    def published_licences(self) -> tuple[str, ...]:
+        """The allow-list that sets are selected and published by."""
+        return self.assets.licences if self.select.licences is None else self.select.licences
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":

@@ -1,11 +1,13 @@
 """The dataset's card: what is in it, under which terms, how it was made and how to read it."""
 
-import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from data.ids import canonical_json
+from data.release.licensing import OutputLicence
+from data.release.words import bullets, front_matter, hub_licence, licence_section, paragraph, table
 
 READING = """\
 import io
@@ -24,16 +26,32 @@ for sample in webdataset.WebDataset(shards, shardshuffle=False):
 """
 """Reads the dataset from inside its folder; printed in the card."""
 
+READING_CROISSANT = """\
+import os
+import tempfile
+
+os.environ["CROISSANT_CACHE"] = tempfile.mkdtemp()
+import mlcroissant
+
+for record in mlcroissant.Dataset("croissant.json").records("images"):
+    print(record["images/set_id"].decode(), record["images/prompt"].decode(), record["images/content"].size)
+"""
+"""The same through mlcroissant."""
 
 MINIATURE = """
 **This dataset was made by the miniature**, small networks on a procedural world that show and test the pipeline. None
 of its figures says anything about the real models.
 """
-
+SYNTHETIC = (
+    "All images are synthetic: a generative model made them. Each PNG says so in its metadata, as IPTC's digital "
+    "source type trainedAlgorithmicMedia (XMP). The mark is lost when a file is stripped of its metadata. There is no "
+    "watermark in the pixels, since a model that is trained on them would learn it."
+)
 
 MESH_TERMS = (
     "Meshes come from: {sources}. Every set names its mesh (`asset.uri`, `asset.licence`, `asset.mesh_sha256` in its "
-    "record); give credit there where the licence asks for it."
+    "record). The credit that licences ask for is in `ATTRIBUTION.md` and `attribution.csv`: {credited} of {objects} "
+    "objects."
 )
 DESCRIBED_TERMS = "The objects were made up in words: there are no meshes and no photographs behind them."
 MESH_ORIGIN = (
@@ -45,6 +63,24 @@ DESCRIBED_ORIGIN = (
     "the settings that its record holds. Masks come from the attention to the object's words. The description is in "
     "`appearance` and in what the generator was told (`prompt_sent`), and is left out of `prompt`."
 )
+INTENDED_USE = (
+    "Training and studying models that place a given object into new images (image customization).",
+    "Studying consistency of generated image sets.",
+)
+NOT_INTENDED = "Not meant for recognising people, nor as a picture of how common anything is in the world."
+LIMITATIONS = (
+    "Images are generated: the objects of a set are as alike as the thresholds of selection ask, not the same to the "
+    "last detail, and images may contradict physics or their prompt.",
+    "Scores, masks and captions come from models and were not checked by people.",
+)
+MINIATURE_LIMITATION = (
+    "Made by the miniature: small, procedural objects; of no use beyond showing and testing the pipeline."
+)
+BIASES = (
+    "Objects, looks and scenes are as biased as the assets, the writer of the prompts and the generator are.",
+    "Selection by an aesthetic score and by DINOv2 similarity favours what these models rate highly.",
+)
+CITATION = "Kumari et al.: Generating Multi-Image Synthetic Data for Text-to-Image Customization. 2025."
 
 
 @dataclass(frozen=True)
@@ -64,6 +100,14 @@ class CardFacts:
     """Objects by licence of their mesh."""
     sources: dict[str, int]
     """Objects by source of their mesh."""
+    credited: int
+    """Objects whose licence asks for credit."""
+    licence: OutputLicence
+    """Of the dataset, worked out from its inputs."""
+    allowed_licences: list[str]
+    """The allow-list that assets were selected and published by."""
+    refused_licences: dict[str, int]
+    """Sets that selection dropped for the licence of their asset, by licence."""
     held_out_objects: int | None
     thresholds: dict[str, float]
     set_yield: float | None
@@ -71,7 +115,8 @@ class CardFacts:
     dropped_images: dict[str, int]
     generators: dict[str, int]
     """Sets by generator, as name@revision."""
-    generator_licence: str
+    makers: dict[str, str]
+    """Models whose output is in the dataset -> their licence."""
     scorers: dict[str, str]
     """Role -> name@revision."""
     miniature: bool
@@ -80,8 +125,54 @@ class CardFacts:
     """Objects are known in words alone: there are no meshes."""
     writer: str
     """Who wrote the captions, as name@revision or the name of the grammar."""
+    release: dict[str, Any]
+    """The release part of the recipe."""
     bytes: int
     shards: int
+
+    @property
+    def description(self) -> str:
+        what = "Sets of images of one object each, in different contexts, generated for training image customization."
+        return f"{what} {' '.join(MINIATURE.split()).replace('**', '')}" if self.miniature else what
+
+    @property
+    def citation(self) -> str:
+        return self.release["citation"] or CITATION
+
+    @property
+    def intended_use(self) -> tuple[str, ...]:
+        return (*(self.release["intended_use"] or INTENDED_USE), NOT_INTENDED)
+
+    @property
+    def limitations(self) -> tuple[str, ...]:
+        return (*([MINIATURE_LIMITATION] if self.miniature else []), *LIMITATIONS, *self.release["limitations"])
+
+    @property
+    def biases(self) -> tuple[str, ...]:
+        return (*BIASES, *self.release["biases"])
+
+    @property
+    def origin(self) -> str:
+        return (
+            f"{DESCRIBED_ORIGIN if self.described else MESH_ORIGIN} Captions were written by {self.writer}. All images "
+            "were scored, and kept or dropped by thresholds. Each image has a seed of its own, derived from the run "
+            "seed and the id of the image, and recorded with it."
+        )
+
+    @property
+    def sources_in_words(self) -> str:
+        if self.described:
+            return DESCRIBED_TERMS
+        listed = _listed(self.sources)
+        return MESH_TERMS.format(sources=listed, credited=self.credited, objects=self.objects)
+
+    @property
+    def selection_in_words(self) -> str:
+        thresholds = ", ".join(f"{name} {value:g}" for name, value in self.thresholds.items())
+        return (
+            f"Kept: {_percent(self.set_yield)} of the sets and {_percent(self.image_yield)} of the images that were "
+            f"scored. Thresholds: {thresholds}. Allowed licences of assets: {', '.join(self.allowed_licences)}."
+        )
 
 
 def write_card(facts: CardFacts, folder: Path) -> None:
@@ -91,7 +182,16 @@ def write_card(facts: CardFacts, folder: Path) -> None:
 
 
 def card_text(facts: CardFacts) -> str:
-    return f"""# {facts.title}
+    release = facts.release
+    matter = {
+        "pretty_name": facts.title,
+        **hub_licence(facts.licence.expression, "DATASET_CARD.md"),
+        "task_categories": ["text-to-image", "image-to-image"],
+        "tags": ["synthetic", "croissant", "webdataset", "image-customization"],
+        "language": ["en"],
+    }
+    return f"""{front_matter(matter)}
+# {facts.title}
 
 Sets of images of one object each, in different contexts, generated for training image customization.
 {MINIATURE if facts.miniature else ""}
@@ -102,29 +202,47 @@ Sets of images of one object each, in different contexts, generated for training
 | images | {facts.images} |
 | sets by number of images | {_listed(facts.images_per_set)} |
 | shards | {facts.shards} ({facts.bytes / 1e6:.2f} MB) |
+| version | {release["version"]}, {release["date"] or "date not stated"} |
 | recipe | {facts.recipe}, seed {facts.seed} |
 | held-out objects, not in here | {"not counted" if facts.held_out_objects is None else facts.held_out_objects} |
+| creator | {release["creator"] or "not stated"} |
+| contact | {release["contact"] or "not stated"} |
 
-## Licences
-{_table((f"licence of the {'description' if facts.described else 'mesh'}", "objects"), facts.licences)}
+{paragraph(SYNTHETIC)}
 
-{_terms(facts)}
+## Licence
+{licence_section(facts.licence)}
+
+{table((f"licence of the {'description' if facts.described else 'mesh'}", "objects"), facts.licences)}
+
+{table(("made by", "licence of the model"), facts.makers)}
+
+{paragraph(f"{facts.sources_in_words} Allowed were {', '.join(facts.allowed_licences)}; {_refused(facts)}")}
+
+## Use
+{bullets(facts.intended_use)}
+
+## Limitations
+{bullets(facts.limitations)}
+
+### Biases
+{bullets(facts.biases)}
 
 ## How it was made
-{_origin(facts)}
+{paragraph(facts.origin)}
 
-{_table(("generator", "sets"), facts.generators)}
+{table(("generator", "sets"), facts.generators)}
 
-{_table(("scored by", "model"), facts.scorers)}
+{table(("scored by", "model"), facts.scorers)}
 
 ## Selection
-{_table(("threshold", "value"), facts.thresholds)}
+{table(("threshold", "value"), facts.thresholds)}
 
 Kept: {_percent(facts.set_yield)} of the sets and {_percent(facts.image_yield)} of the images that were scored.
 Images dropped, by reason: {_listed(facts.dropped_images) or "none"}.
 
 ## Categories
-{_table(("category", "sets"), facts.categories)}
+{table(("category", "sets"), facts.categories)}
 
 ## Reading it
 WebDataset tars, listed with their sha256 in `index.json`. One sample is one set: `KEY.json` (the record), and for every
@@ -133,40 +251,29 @@ images are missing; `dropped` says why.
 
 ```python
 {READING}```
+
+`images.parquet` has a row for every image. `croissant.json` describes all of it as Croissant 1.1. mlcroissant keeps
+archives that it has unpacked by their name, so give it a cache of its own for each dataset:
+
+```python
+{READING_CROISSANT}```
+
+## Citation
+{paragraph(facts.citation)}
+
+## Maintenance
+{paragraph(release["maintenance"] or "Not stated.")}
 """
 
 
-def _terms(facts: CardFacts) -> str:
-    own = DESCRIBED_TERMS if facts.described else MESH_TERMS.format(sources=_listed(facts.sources))
-    return _paragraph(
-        f"{own} The images were generated by a model under {facts.generator_licence}, whose terms for its outputs bear "
-        "on the use of an image as well; this card grants nothing beyond all these terms."
-    )
+def _refused(facts: CardFacts) -> str:
+    if not facts.refused_licences:
+        return "no set was dropped for its licence."
+    return f"sets dropped for their licence: {_listed(facts.refused_licences)}."
 
 
-def _origin(facts: CardFacts) -> str:
-    return _paragraph(
-        f"{DESCRIBED_ORIGIN if facts.described else MESH_ORIGIN} Captions were written by {facts.writer}. All images "
-        "were scored, and kept or dropped by the thresholds below. Each image has a seed of its own, derived from the "
-        "run seed and the id of the image, and recorded with it."
-    )
-
-
-def _paragraph(text: str) -> str:
-    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
-
-
-def _listed(counts: dict[str, int]) -> str:
+def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name}: {count}" for name, count in counts.items())
-
-
-def _table(header: tuple[str, str], rows: Mapping[str, object]) -> str:
-    cells = [(_cell(name), _cell(value)) for name, value in rows.items()]
-    return "\n".join(f"| {left} | {right} |" for left, right in (header, ("---", "---"), *cells))
-
-
-def _cell(value: object) -> str:
-    return " ".join(str(value).split()).replace("|", "\\|")
 
 
 def _percent(share: float | None) -> str:

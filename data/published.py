@@ -1,6 +1,7 @@
 """The record of one set in the published dataset: all that is known of it, in one place."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 from pydantic import Field
 
@@ -15,6 +16,9 @@ class PublishedAsset(Record):
     licence: str = Field(description="SPDX identifier; the terms under which it was used")
     source_sha256: str = Field(description="digest of the file as fetched, or of the description")
     mesh_sha256: str | None = Field(description="digest of the GLB that was rendered; None without a mesh")
+    title: str | None = Field(None, description="as its source names it, for credit; None if the source does not")
+    author: str | None = Field(None, description="as its source names them; None if the source does not")
+    page: str | None = Field(None, description="address of the asset's own page; None if the source has none")
 
 
 class PublishedSample(SampleRecord):
@@ -50,3 +54,20 @@ class PublishedRecord(Record):
     dropped: list[DroppedSample]
     identity_pairs: list[list[float]] = Field(description="DINOv2 cosines of all generated images, by index")
     thresholds: dict[str, float] = Field(description="selection thresholds in force")
+
+
+@dataclass(frozen=True, slots=True)
+class SetOrigin:
+    """What a dataset tells of one set as a whole: of millions of sets, all of them fit into memory."""
+
+    set_id: str
+    object_id: str
+    category: str
+    model: str
+    images: int
+    asset: PublishedAsset
+
+    @classmethod
+    def of(cls, record: PublishedRecord) -> Self:
+        images = len(record.samples)
+        return cls(record.set_id, record.object_id, record.category, record.model, images, record.asset)

@@ -28,7 +28,9 @@ class AssetRecord(Record):
         description="found, first_seen or generated: how the file compares with the expected digest; described: no mesh"
     )
     mesh_sha256: str | None = Field(description="digest of the GLB member; None if there is no mesh")
-    attributes: dict[str, Any] = Field(default={}, description="ground truth known to the source, if any")
+    attributes: dict[str, Any] = Field(
+        default={}, description="what else the source knows: title, author and page for credit; ground truth"
+    )
 
 
 class Prompt(Record):
@@ -129,6 +131,7 @@ class ScoreRecord(Record):
 
     set_id: str
     object_id: str
+    licence: str = Field(description="of the asset, as the set was generated from it")
     images: list[ImageScores]
     identity_pairs: list[list[float]] = Field(
         description="K x K DINOv2 cosine of object crops, -1 beside an image without"
@@ -140,10 +143,11 @@ class ScoreRecord(Record):
 class Reason(Record):
     code: str = Field(
         description="of an image: no_object, low_quality, clipped, saturated, small_object, cut_off, off_prompt, "
-        "low_identity, same_context, near_duplicate; of a set: set_too_small, duplicate_set"
+        "low_identity, same_context, near_duplicate; of a set: licence, set_too_small, duplicate_set"
     )
-    value: float
-    threshold: float
+    value: float | None = Field(None, description="what was measured; None of a licence")
+    threshold: float | None = None
+    licence: str | None = Field(None, description="that is not allowed", exclude_if=lambda value: value is None)
 
 
 class ImageDecision(Record):

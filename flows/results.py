@@ -16,7 +16,9 @@ RESULTS = (
     ("contact sheets", "artifacts/report/contact_sheet.png"),
     ("dataset", "artifacts/shard"),
     ("dataset card", "artifacts/shard/DATASET_CARD.md"),
+    ("credits", "artifacts/shard/ATTRIBUTION.md"),
     ("checkpoint", "artifacts/train/pytorch_lora_weights.safetensors"),
+    ("model card", "artifacts/train/MODEL_CARD.md"),
     ("evaluation table", "artifacts/evaluate/table.md"),
     ("provenance", "artifacts/provenance"),
 )

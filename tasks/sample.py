@@ -5,6 +5,7 @@ image = pipeline("a striped mug on a beach", references=["mug.png"], seed=3).ima
 """
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from configs.evaluation import Guidance
 from configs.load import ConfigError, validated
 from configs.schema import ModelRef
 from data.pictures import Picture, open_picture, prepare_reference
+from data.release.marking import mark_png
 from data.shards import sha256_file
 from models import registry
 from models.customizer import Customizer, CustomizeRequest, CustomizeSettings, GuidanceTrace
@@ -224,11 +226,13 @@ def _guidance(fields: Mapping[str, Any]) -> Guidance:
 
 
 def save_png(image: Image.Image, provenance: dict[str, Any], path: Path) -> None:
-    """PNG with `provenance` as JSON in its text chunk `syncd`; equal inputs give equal bytes."""
+    """PNG marked as synthetic, with `provenance` as JSON in its text chunk `syncd`; equal inputs give equal bytes."""
     info = PngInfo()
     info.add_itxt(METADATA_KEY, json.dumps(provenance, sort_keys=True, ensure_ascii=False))
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", pnginfo=info)
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, format="PNG", pnginfo=info)
+    path.write_bytes(mark_png(buffer.getvalue()))
 
 
 def read_provenance(path: Path) -> dict[str, Any]:

@@ -99,6 +99,7 @@ def score_record(
     return ScoreRecord(
         set_id=record.set_id,
         object_id=record.object_id,
+        licence=record.licence,
         images=[
             ImageScores(**{name: _rounded(values[name][place]) for name in NAMES})
             for place in range(len(record.samples))

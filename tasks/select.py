@@ -4,6 +4,8 @@ The rule, in the order of thesis 5.3.3 ("First, we discard images with an aesthe
 features to compute pairwise similarity within each set, removing images whose average pairwise similarity falls below
 0.7"), with further checks that are off unless the recipe sets them:
 
+0. A set whose asset has a licence that is not on the allow-list (`select.licences`, by default `assets.licences`) is
+   dropped whole, whatever its images are like.
 1. An image that is no good by itself is dropped: it shows no object at all, is below `min_quality`, more clipped than
    `max_clipped` or saturated than `max_saturation`, its object is smaller than `min_area` or cut off by more than
    `max_cut_off`, or it is further from its prompt than `min_text`.
@@ -22,7 +24,7 @@ import fcntl
 import json
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +33,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from configs.schema import Select
+from data.assets.licences import allow_list
 from data.duplicates import Duplicate, duplicate_sets
 from data.ids import canonical_json
 from data.records import DecisionRecord, ImageDecision, ImageScores, Reason, ScoreRecord
@@ -70,17 +73,27 @@ def plan(ctx: StageContext) -> list[ShardSpec]:
 
 
 def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
-    section = ctx.recipe.select
-    repeated = _duplicates(ctx.output_dir("score"), ctx.work_dir, section) if section.max_hash_distance >= 0 else {}
+    section, allowed = ctx.recipe.select, allow_list(ctx.recipe.published_licences)
+    compared = section.max_hash_distance >= 0
+    repeated = _duplicates(ctx.output_dir("score"), ctx.work_dir, section, allowed) if compared else {}
     for sample in ctx.read("score", spec.keys):
-        decision = decide(ScoreRecord.model_validate(sample.record), section)
+        decision = judge(ScoreRecord.model_validate(sample.record), section, allowed)
         if sample.key in repeated:
             decision = _as_duplicate(decision, repeated[sample.key], section)
         out.add(sample.key, decision)
 
 
+def judge(scores: ScoreRecord, section: Select, allowed: Collection[str]) -> DecisionRecord:
+    """The decision on one set by itself, rules 0 to 4 above; `allowed`: SPDX identifiers."""
+    if scores.licence in allowed:
+        return decide(scores, section)
+    reasons = [Reason(code="licence", licence=scores.licence)]
+    images = [ImageDecision(kept=False, reasons=reasons) for _ in scores.images]
+    return DecisionRecord(set_id=scores.set_id, object_id=scores.object_id, kept=False, images=images, reasons=reasons)
+
+
 def decide(scores: ScoreRecord, section: Select) -> DecisionRecord:
-    """The decision on one set by itself, rules 1 to 4 above."""
+    """The decision on one set by its scores, rules 1 to 4 above."""
     quality = [image.quality for image in scores.images]
     identity_kk, context_kk = np.array(scores.identity_pairs), np.array(scores.background_pairs)
     reasons = {place: reason for place, image in enumerate(scores.images) if (reason := _alone(image, section))}
@@ -149,7 +162,7 @@ def _too_alike(
 
 
 @lru_cache(maxsize=2)
-def _duplicates(scores: Path, work_dir: Path, section: Select) -> dict[str, Duplicate]:
+def _duplicates(scores: Path, work_dir: Path, section: Select, allowed: frozenset[str]) -> dict[str, Duplicate]:
     """Kept sets that nearly repeat an earlier kept set, over the whole dataset.
 
     The first worker of a signature finds them and keeps them in its work folder; the others wait for it.
@@ -159,16 +172,16 @@ def _duplicates(scores: Path, work_dir: Path, section: Select) -> dict[str, Dupl
     with path.with_suffix(".lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         if not path.exists():
-            found = _find_duplicates(scores, section)
+            found = _find_duplicates(scores, section, allowed)
             write_atomic(path, canonical_json({key: asdict(duplicate) for key, duplicate in found.items()}))
     return {key: Duplicate(**fields) for key, fields in json.loads(path.read_bytes()).items()}
 
 
-def _find_duplicates(scores: Path, section: Select) -> dict[str, Duplicate]:
+def _find_duplicates(scores: Path, section: Select, allowed: Collection[str]) -> dict[str, Duplicate]:
     hashes = {}
     for sample in read_all(scores, load_index(scores)):
         record = ScoreRecord.model_validate(sample.record)
-        decision = decide(record, section)
+        decision = judge(record, section, allowed)
         if decision.kept:
             verdicts = zip(record.hashes, decision.images, strict=True)
             hashes[record.set_id] = [digits for digits, image in verdicts if image.kept]
@@ -187,7 +200,7 @@ def _as_duplicate(decision: DecisionRecord, duplicate: Duplicate, section: Selec
 def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, Any]:
     """Writes `decisions.jsonl` (one set a line) and `histograms.json` (see `histograms`)."""
     thresholds = {name: getattr(ctx.recipe.select, name) for name in THRESHOLDS}
-    counts, dropped = Counter(), Counter()
+    counts, dropped, refused = Counter(), Counter(), Counter()
 
     def told(stream: BinaryIO) -> Iterator[Scored]:
         for scores, decision in _scored(ctx, index, out_dir):
@@ -196,6 +209,7 @@ def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, A
             counts.update(sets=1, kept_sets=int(decision.kept), images=len(decision.images), kept_images=kept_images)
             counts.update(duplicate_sets=int(decision.duplicate_of is not None))
             dropped.update(reason.code for image in decision.images for reason in image.reasons)
+            refused.update(reason.licence for reason in decision.reasons if reason.licence is not None)
             yield scores, decision
 
     with (out_dir / DECISIONS).open("wb") as stream:
@@ -209,6 +223,7 @@ def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, A
         "kept_images": counts["kept_images"],
         "image_yield": _share(counts["kept_images"], counts["images"]),
         "duplicate_sets": counts["duplicate_sets"],
+        "sets_by_refused_licence": dict(sorted(refused.items())),
         "dropped_images": dict(sorted(dropped.items())),
         "thresholds": thresholds,
     }

@@ -1,9 +1,9 @@
 """Train: the customization model on the published shards, as one LoRA with its loss curve and ledger.
 
 Work folder: `features/` (latents and text embeddings per shard), `pairs/` (the same of text-image pairs, per tar),
-`checkpoints/`, `live/` (DVCLive, to watch a run). Output: `pytorch_lora_weights.safetensors`, `metrics.jsonl` (one row
-per step), `ledger.jsonl` (the shards, samples and pairs that every step consumed), `dvclive/`, and with text-image
-pairs `pairs.json` (their tars by digest, and how many samples of each were skipped and why).
+`checkpoints/`, `live/` (DVCLive, to watch a run). Output: `pytorch_lora_weights.safetensors`, `MODEL_CARD.md`,
+`metrics.jsonl` (one row per step), `ledger.jsonl` (the shards, samples and pairs that every step consumed), `dvclive/`,
+and with text-image pairs `pairs.json` (their tars by digest, and how many samples of each were skipped and why).
 """
 
 import json
@@ -17,6 +17,7 @@ import numpy as np
 from data.ids import canonical_json, digest_of
 from data.pairs import pair_tars
 from data.reader import ShardReader
+from data.release.model_card import Training, dataset_card, licence_of, model_card
 from data.shards import ShardIndex, ShardWriter, read_all
 from data.stage import ShardSpec, StageContext
 from models.training.job import TrainingJob, image_size, open_run
@@ -39,7 +40,9 @@ FILES = {
 
 
 def plan(ctx: StageContext) -> list[ShardSpec]:
-    """One run, one checkpoint. ValueError if the dataset is empty, PairsError if the recipe's pairs are no tars."""
+    """One run, one checkpoint. ValueError if the dataset is empty, ShardError if it lacks its card, which says under
+    which terms it may be trained on; PairsError if the recipe's pairs are no tars.
+    """
     if ctx.recipe.train.pairs is not None:
         pair_tars(ctx.workspace / ctx.recipe.train.pairs)
     keys = ctx.index("shard").keys
@@ -51,6 +54,7 @@ def plan(ctx: StageContext) -> list[ShardSpec]:
         )
     if not keys:
         raise ValueError("artifacts/shard holds no set to train on; lower select.min_quality or select.min_identity")
+    dataset_card(ctx.output_dir("shard"), ctx.index("shard"))
     return [ShardSpec(0, (KEY,))]
 
 
@@ -115,7 +119,10 @@ def _lines(rows: list[dict[str, Any]]) -> bytes:
 
 
 def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, Any]:
-    """Publishes the files of the checkpoint and its DVCLive log; returns the mean loss at both ends, and counts."""
+    """Publishes the files of the checkpoint, its card and its DVCLive log.
+
+    Returns the mean loss at both ends, counts, and the licence that follows from base model and dataset.
+    """
     (sample,) = read_all(out_dir, index)
     for member, data in sample.files.items():
         (out_dir / FILES[member]).write_bytes(data)
@@ -126,7 +133,7 @@ def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, A
     end = max(1, len(losses) // 10)
     examples = [example for row in history.ledger for example in row["samples"]]
     of_pairs = _pairs_summary(json.loads(sample.files["pairs.json"]), examples) if section.pairs else {}
-    return {
+    summary = {
         "steps": len(losses),
         "loss_first_tenth": round(float(np.mean(losses[:end])), 6),
         "loss_last_tenth": round(float(np.mean(losses[-end:])), 6),
@@ -137,6 +144,20 @@ def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, A
         "base_model": f"{ctx.recipe.models.customizer.name}@{ctx.recipe.models.customizer.revision}",
         **of_pairs,
     }
+    record = CheckpointRecord.model_validate(sample.record)
+    training = Training(
+        section=section,
+        seed=ctx.recipe.seed,
+        base=record.base_model,
+        dataset=dataset_card(ctx.output_dir("shard"), ctx.index("shard")),
+        dataset_sha256=record.dataset_sha256,
+        recipe_sha256=record.recipe_sha256,
+        height=record.height,
+        width=record.width,
+        summary=summary,
+    )
+    (out_dir / "MODEL_CARD.md").write_text(model_card(training), encoding="utf-8")
+    return summary | {"licence": licence_of(training).expression}
 
 
 def _pairs_summary(published: dict[str, Any], examples: list[dict[str, Any]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import tiny_flux
 import tiny_models
 import torch
 from generated_sets import random_set
+from tiny_dataset import write_dataset
 
 from configs.load import load_recipe
 from configs.schema import Recipe
@@ -42,7 +43,7 @@ def small_recipe(root: Path) -> Recipe:
 
 
 def train_small(workspace: Path, recipe: Recipe) -> Path:
-    stage_runs.write_input(workspace, "shard", [random_set(f"mug-{n}", n, size=SIDE) for n in range(2)], recipe)
+    write_dataset(workspace, [random_set(f"mug-{n}", n, size=SIDE) for n in range(2)], recipe)
     stage_runs.run_stage(train, stage_runs.context("train", recipe, workspace, ("shard",)))
     return workspace
 

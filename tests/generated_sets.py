@@ -9,7 +9,7 @@ from data.records import GeneratedRecord, ImageScores, SampleRecord, ScoreRecord
 PROMPTS = ("a red mug on the beach", "a red mug in snow", "a red mug next to a blue ball")
 
 
-def generated(object_id, images, masks, split="train", mesh_sha256="0" * 64):
+def generated(object_id, images, masks, split="train", mesh_sha256="0" * 64, licence="CC0-1.0"):
     """(key, record, files) of one set from uint8 (K, H, W, 3) and bool (K, H, W)."""
     set_id = set_id_of(object_id, 0)
     record = GeneratedRecord(
@@ -18,7 +18,7 @@ def generated(object_id, images, masks, split="train", mesh_sha256="0" * 64):
         split=split,
         category="mug",
         caption="a red mug",
-        licence="CC0-1.0",
+        licence=licence,
         mesh_sha256=mesh_sha256,
         model="tiny-flux@1234",
         settings={"steps": 2},
@@ -66,7 +66,7 @@ def image_scores(quality, **changes):
     return ImageScores(quality=quality, **(values | changes))
 
 
-def score_record(set_id, images, identity_pairs, background=0.3, hashes=None):
+def score_record(set_id, images, identity_pairs, background=0.3, hashes=None, licence="CC0-1.0"):
     """Every two backgrounds are alike by `background`; hashes are far from each other and from those of other sets."""
     count = len(images)
     rng = np.random.default_rng(list(set_id.encode()))
@@ -74,6 +74,7 @@ def score_record(set_id, images, identity_pairs, background=0.3, hashes=None):
     return ScoreRecord(
         set_id=set_id,
         object_id=set_id.rpartition("-s")[0],
+        licence=licence,
         images=images,
         identity_pairs=identity_pairs,
         background_pairs=pairs,

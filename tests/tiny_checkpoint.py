@@ -6,6 +6,7 @@ import stage_runs
 import tiny_flux
 import torch
 from generated_sets import random_set
+from tiny_dataset import write_dataset
 
 from configs.load import load_recipe
 from configs.schema import Recipe
@@ -26,6 +27,6 @@ def recipe_of(folder: Path) -> Recipe:
 
 def train_in(workspace: Path, recipe: Recipe) -> Path:
     """Folder of the train stage, after training on two random sets of 16 x 16 px."""
-    stage_runs.write_input(workspace, "shard", [random_set(f"mug-{n}", n, size=SIDE) for n in range(2)], recipe)
+    write_dataset(workspace, [random_set(f"mug-{n}", n, size=SIDE) for n in range(2)], recipe)
     stage_runs.run_stage(train, stage_runs.context("train", recipe, workspace, ("shard",)))
     return workspace / "artifacts" / "train"

@@ -5,27 +5,31 @@ import difflib
 import io
 import re
 import unicodedata
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from data.assets.base import SourceError
 from data.assets.licences import UnknownLicenceError, normalise
 
 _NAMES_OF_UID = frozenset({"uid", "id", "object_id"})
-_FOLDER_COLUMNS = ("file", "caption", "licence", "category")
+CREDIT_COLUMNS = ("title", "author", "page")
+"""Columns that say whom a licence wants credited."""
+_FOLDER_COLUMNS = ("file", "caption", "licence", "category", *CREDIT_COLUMNS)
 _REQUIRED_COLUMNS = ("file", "caption")
 
 
 @dataclass(frozen=True)
 class CaptionRow:
-    """One row of captions.csv; `caption`, `licence` and `category` are empty where the file leaves them empty."""
+    """One row of captions.csv; what the file leaves empty is empty."""
 
     line: int
     file: str
     caption: str
     licence: str
     category: str
+    credit: Mapping[str, str] = field(default_factory=dict)
+    """Those of CREDIT_COLUMNS that are given."""
 
 
 def read_cap3d(path: Path) -> dict[str, str]:
@@ -74,7 +78,8 @@ def read_digests(path: Path) -> dict[str, str]:
 
 
 def read_folder_captions(path: Path, files: Collection[str]) -> dict[str, CaptionRow]:
-    """file -> row of a captions.csv with the columns file, caption and, if wanted, licence (or license), category.
+    """file -> row of a captions.csv with the columns file, caption and, if wanted, licence (or license), category,
+    title, author and page (the address of the asset's own page).
 
     `files` are the meshes there are, as paths relative to the folder with forward slashes. Byte order mark and
     CRLF are accepted. Raises SourceError naming file, line and column for a missing, unknown or doubled column, a
@@ -134,7 +139,10 @@ def _row(path: Path, line: int, values: dict[str, str], known: dict[str, str]) -
         except UnknownLicenceError as error:
             raise SourceError(f"{path}, line {line}, column licence: {error}") from error
     caption = " ".join(values["caption"].split())
-    return CaptionRow(line, file, caption, licence, " ".join(values.get("category", "").lower().split()))
+    credit = {name: text for name in CREDIT_COLUMNS if (text := " ".join(values.get(name, "").split()))}
+    if "page" in credit and not re.fullmatch(r"https?://\S+", credit["page"]):
+        raise SourceError(f"{path}, line {line}, column page: {credit['page']!r} is no http or https address")
+    return CaptionRow(line, file, caption, licence, " ".join(values.get("category", "").lower().split()), credit)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -32,9 +32,9 @@ _SLUG_LENGTH = 80
 class FolderSource:
     """Meshes below `folder`, at any depth; hidden files and folders are passed over.
 
-    Caption, category and licence come from `captions` (default: captions.csv in the folder, if there is one). With
-    such a file, a mesh without a caption in it is rejected. Without one, the caption is made from the file name
-    (`Toy_duck.glb` -> "a toy duck") and the category is the caption's noun. A licence that nobody names is
+    Caption, category, licence and whom to credit come from `captions` (default: captions.csv in the folder, if there
+    is one). With such a file, a mesh without a caption in it is rejected. Without one, the caption is made from the
+    file name (`Toy_duck.glb` -> "a toy duck") and the category is the caption's noun. A licence that nobody names is
     `default_licence`, or else unknown, which passes only if `licences` holds LicenseRef-unknown.
 
     Ids are slugs of the path below the folder without its ending, so they survive moving the folder. Meshes whose
@@ -102,7 +102,9 @@ class FolderSource:
             detail = f"line {row.line} of {self._captions.name}: empty" if row else "no word in its file name"
             return RejectedAsset(object_id, "no_caption", detail, file)
         category = (row.category if row else "") or head_noun(caption)
-        return AssetCandidate(object_id, category, caption, licence, file, {"file": file})
+        return AssetCandidate(
+            object_id, category, caption, licence, file, {"file": file, **(row.credit if row else {})}
+        )
 
     def fetch(self, candidate: AssetCandidate) -> FetchedMesh:
         """The file as it is if it is GLB, else converted. Raises AssetError (reasons: see its docstring)."""

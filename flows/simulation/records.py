@@ -153,6 +153,7 @@ def scores(generated_record: Record) -> Record:
     return {
         "set_id": set_id,
         "object_id": generated_record["object_id"],
+        "licence": generated_record["licence"],
         "images": [image] * count,
         "identity_pairs": pairs,
         "background_pairs": pairs,

@@ -139,4 +139,6 @@ def _pictures(shown: ShownSet, index: int) -> list[Picture]:
 
 def reason_text(reason: Reason) -> str:
     """For example `low quality: 5.21, threshold 6`."""
+    if reason.licence is not None:
+        return f"licence: {reason.licence} is not allowed"
     return f"{reason.code.replace('_', ' ')}: {reason.value:.3g}, threshold {reason.threshold:g}"

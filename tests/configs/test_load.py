@@ -158,6 +158,22 @@ def test_what_only_unets_have_is_written_for_them_alone() -> None:
     assert off.model_dump(mode="json")["train"]["noised"] == {"attention": False, **unet["train"]["noised"]}
 
 
+def test_what_is_published_is_of_what_is_taken() -> None:
+    taken = "assets.licences=[CC0-1.0, CC-BY-4.0, CC-BY-SA-4.0]"
+    assert load_recipe("miniature", (taken,)).published_licences == ("CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0")
+    assert load_recipe("miniature", (taken, "select.licences=[CC0-1.0]")).published_licences == ("CC0-1.0",)
+    with pytest.raises(
+        ConfigError, match=r"select\.licences names CC-BY-4\.0; allowed: .* assets\.licences .*CC0-1\.0"
+    ):
+        load_recipe("miniature", ("select.licences=[CC0-1.0, CC-BY-4.0]",))
+
+
+@pytest.mark.parametrize("wrong", ["version: 1.0", "date: tomorrow", "author: me"])
+def test_what_people_say_of_a_release_has_a_form(wrong: str) -> None:
+    with pytest.raises(ConfigError, match=rf"shard\.release\.{wrong.partition(':')[0]}"):
+        load_recipe("miniature", (f"shard.release={{{wrong}}}",))
+
+
 def test_two_mistakes_are_both_named() -> None:
     with pytest.raises(ConfigError, match=r"seed is -1.*generate\.steps is 1"):
         load_recipe("miniature", ("seed=-1", "generate.steps=1"))

@@ -11,6 +11,7 @@ import tiny_unet
 import torch
 from evaluation_runs import build_workspace, evaluated, prompts_of, rendered
 from generated_sets import random_set
+from tiny_dataset import write_dataset
 
 from configs.evaluation import Guidance
 from configs.load import load_recipe
@@ -59,7 +60,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 @pytest.fixture(scope="module")
 def ctx(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> StageContext:
     workspace = tmp_path_factory.mktemp("trained")
-    stage_runs.write_input(workspace, "shard", [random_set(f"mug-{n}", n, size=SIDE) for n in range(2)], recipe)
+    write_dataset(workspace, [random_set(f"mug-{n}", n, size=SIDE) for n in range(2)], recipe)
     stage_runs.run_stage(train, stage_runs.context("train", recipe, workspace, ("shard",)))
     return stage_runs.context("evaluate", recipe, workspace, ("train", "render", "prompts"))
 
@@ -256,7 +257,7 @@ def test_a_variant_is_trained_and_restored_without_its_part(recipe: Recipe, tmp_
             "evaluate": recipe.evaluate.model_copy(update=rows),
         }
     )
-    stage_runs.write_input(tmp_path, "shard", [random_set(f"mug-{n}", n, size=SIDE) for n in range(2)], variant)
+    write_dataset(tmp_path, [random_set(f"mug-{n}", n, size=SIDE) for n in range(2)], variant)
     stage_runs.run_stage(train, stage_runs.context("train", variant, tmp_path, ("shard",)))
     model, record = making.restored(stage_runs.context("evaluate", variant, tmp_path, ("train",)))
     assert model.references == record.noised == form

@@ -1,3 +1,4 @@
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tiny_checkpoint import SIDE, recipe_of, train_in
 
 from configs.schema import Recipe
 from data.pictures import prepare_reference
+from data.release.marking import TRAINED_ALGORITHMIC_MEDIA, source_type
 from data.shards import ShardError, sha256_file
 from models import memory
 from models.guidance import Step
@@ -64,6 +66,7 @@ def test_saves_images_that_say_what_they_were_made_from(checkpoint: Path, recipe
     )
     assert [path.name for path in paths] == ["mug-1.png", "mug-2.png"]
     told = read_provenance(paths[1])
+    assert {source_type(path.read_bytes()) for path in paths} == {TRAINED_ALGORITHMIC_MEDIA}
     assert (told["prompt"], told["seed"], told["settings"]["steps"]) == ("a red mug", 4, 2)
     assert told["checkpoint_sha256"] == sha256_file(checkpoint / "pytorch_lora_weights.safetensors")
     assert told["dataset_sha256"] == sha256_file(checkpoint.parent / "shard" / "index.json")
@@ -162,6 +165,20 @@ def test_unreadable_and_missing_files_are_named(tmp_path: Path, checkpoint: Path
     pipeline = CustomizationPipeline.from_checkpoint(checkpoint)
     with pytest.raises(ValueError, match="1 masks for 2 references"):
         pipeline("a mug", [picture(1), picture(2)], [np.ones((SIDE, SIDE), bool)])
+
+
+def test_the_snippet_of_the_model_card_makes_a_marked_picture(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snippet = re.search(r"```python\n(.*?)```", (checkpoint / "MODEL_CARD.md").read_text(), re.DOTALL)
+    shutil.copy(checkpoint / "pytorch_lora_weights.safetensors", tmp_path)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(picture(1)).save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    exec(snippet[1], {})
+    with Image.open("mug.png") as image:
+        assert image.size == (SIDE, SIDE)
+    assert source_type(Path("mug.png").read_bytes()) == TRAINED_ALGORITHMIC_MEDIA
 
 
 def test_a_checkpoint_must_be_the_published_one(checkpoint: Path, tmp_path: Path) -> None:

@@ -159,6 +159,7 @@ def test_a_set_that_repeats_an_earlier_kept_one_is_dropped_by_name(tmp_path):
     good, bad = [image_scores(7)] * 3, [image_scores(5)] * 3
     records = [
         score_record("a-s0", bad, full, hashes=alike),  # not kept, so it takes nobody's place
+        score_record("a-s1", good, full, hashes=alike, licence="CC-BY-NC-4.0"),  # nor is this one
         score_record("b-s0", good, full, hashes=alike),
         score_record("c-s0", good, full),
         score_record("d-s0", good, full, hashes=near),
@@ -173,6 +174,7 @@ def test_a_set_that_repeats_an_earlier_kept_one_is_dropped_by_name(tmp_path):
     }
     assert {key: decision.kept for key, decision in found.items()} == {
         "a-s0": False,
+        "a-s1": False,
         "b-s0": True,
         "c-s0": True,
         "d-s0": False,
@@ -182,14 +184,14 @@ def test_a_set_that_repeats_an_earlier_kept_one_is_dropped_by_name(tmp_path):
     assert [(r.code, r.value, r.threshold) for r in found["d-s0"].reasons] == [("duplicate_set", 1.0, 2.0)]
     assert outcome(found["d-s0"]) == ["duplicate_set"] * 3
     index = load_index(ctx.output_dir("select"))
-    assert index.summary["duplicate_sets"] == 1 and len(index.shards) == 5
+    assert index.summary["duplicate_sets"] == 1 and len(index.shards) == 6
     assert json.loads((ctx.work_dir / "duplicates.json").read_bytes()) == {"d-s0": {"other": "b-s0", "distance": 1}}
 
 
 def test_another_worker_takes_the_duplicates_that_were_found(tmp_path, monkeypatch):
     (tmp_path / "duplicates.json").write_text('{"d-s0": {"other": "b-s0", "distance": 1}}')
     monkeypatch.setattr(select, "_find_duplicates", None)
-    assert select._duplicates(tmp_path / "score", tmp_path, LIMITS)["d-s0"].other == "b-s0"
+    assert select._duplicates(tmp_path / "score", tmp_path, LIMITS, frozenset())["d-s0"].other == "b-s0"
 
 
 @pytest.fixture
@@ -224,6 +226,30 @@ def test_summary_counts_what_was_kept_and_dropped_by_reason(workspace):
     }.items() <= thresholds.items()
     assert select.OFF.items() <= thresholds.items() and thresholds["max_hash_distance"] == -1
     assert "max_failed_fraction" not in thresholds
+
+
+def test_a_set_under_a_licence_that_is_not_allowed_is_dropped_whatever_its_scores(tmp_path):
+    good = [image_scores(7)] * 3
+    pairs = np.full((3, 3), 0.8).tolist()
+    licences = {"ball-s0": "CC-BY-4.0", "cup-s0": "CC-BY-NC-4.0", "jug-s0": "CC0-1.0", "pan-s0": "LicenseRef-unknown"}
+    records = [score_record(key, good, pairs, licence=licence) for key, licence in licences.items()]
+    write_input(tmp_path, "score", [(record.set_id, record, {}) for record in records], load_recipe("miniature"))
+
+    def kept(*overrides):
+        index = run((tmp_path, None), *overrides)
+        out = tmp_path / "artifacts" / "select"
+        found = {s.key: DecisionRecord.model_validate(s.record) for s in read_all(out, index)}
+        return {key for key, decision in found.items() if decision.kept}, found, index.summary
+
+    wide = "assets.licences=[CC0-1.0, by, by-nc]"
+    assert kept(wide)[0] == {"ball-s0", "cup-s0", "jug-s0"}
+    assert kept(wide, "select.licences=[by, CC0-1.0]")[0] == {"ball-s0", "jug-s0"}, "narrower, and nothing made anew"
+    left, found, summary = kept()
+    assert left == {"jug-s0"}
+    assert [(r.code, r.licence) for r in found["cup-s0"].reasons] == [("licence", "CC-BY-NC-4.0")]
+    assert outcome(found["cup-s0"]) == ["licence"] * 3 and not any(image.kept for image in found["cup-s0"].images)
+    assert summary["sets_by_refused_licence"] == {"CC-BY-4.0": 1, "CC-BY-NC-4.0": 1, "LicenseRef-unknown": 1}
+    assert summary["dropped_images"] == {"licence": 9}
 
 
 def test_decisions_are_also_one_json_line_each(workspace):

@@ -1,10 +1,14 @@
 """The published dataset: kept images only, the whole record with them, held-out objects never, and a card."""
 
 import contextlib
+import hashlib
 import io
 import json
 import re
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import webdataset
 from generated_sets import image_scores, random_set, score_record
@@ -12,10 +16,12 @@ from stage_runs import context, run_stage, write_input
 
 from configs.load import load_recipe
 from data.ids import split_of
+from data.images import decode_png
 from data.published import PublishedRecord
 from data.reader import ShardReader, decode_set
 from data.records import AssetRecord
-from data.shards import read_all
+from data.release.marking import TRAINED_ALGORITHMIC_MEDIA, source_type, unmarked
+from data.shards import ShardError, read_all
 from tasks import select, shard
 
 NAMES = ("bowl", "cup", "dish", "jug", "mug", "pan", "pot", "urn", "vase")
@@ -34,25 +40,37 @@ def asset(name, split, licence="CC0-1.0"):
         source_format="glb",
         outcome="generated",
         mesh_sha256="0" * 64,
+        attributes={"title": "Cup_01 (final)", "author": "A. Potter", "page": "https://example.org/cup"}
+        if name == "cup"
+        else {},
     )
 
 
 def scores(set_id, quality):
     pairs = [[1.0 if i == j else 0.8 for j in range(3)] for i in range(3)]
-    return score_record(set_id, [image_scores(value) for value in quality], pairs)
+    return score_record(set_id, [image_scores(value) for value in quality], pairs, licence=licence_of(set_id[:-3]))
 
 
+def licence_of(name):
+    return "CC-BY-4.0" if name == "cup" else "CC0-1.0"
+
+
+WRITTEN = (*("DATASET_CARD.md", "card.json", "ATTRIBUTION.md", "attribution.csv", "images.parquet", "croissant.json"),)
+RELEASE = "shard.release={version: 1.2.0, date: 2026-11-26, creator: Example Lab, limitations: [Only vessels.]}"
 QUALITY = {"cup": (7, 5, 8), "jug": (5, 5, 8), "vase": (7, 7, 5)}
 
 
-def build(workspace, *overrides, mesh="0" * 64, split=None, held_out=None):
-    recipe = load_recipe("miniature", ("shard.shard_size=2", "select.min_quality=6", *overrides))
+def build(workspace, *overrides, mesh="0" * 64, split=None, held_out=None, asset_licences=None):
+    allowed = "assets.licences=[CC0-1.0, CC-BY-4.0]"
+    recipe = load_recipe("miniature", ("shard.shard_size=2", "select.min_quality=6", allowed, *overrides))
     section = recipe.assets
     splits = {name: split or split_of(name, section.eval_share, section.split_seed) for name in NAMES}
-    assets = [
-        (name, asset(name, splits[name], "CC-BY-4.0" if name == "cup" else "CC0-1.0"), {"glb": b""}) for name in NAMES
+    licences = {name: licence_of(name) for name in NAMES} | (asset_licences or {})
+    assets = [(name, asset(name, splits[name], licences[name]), {"glb": b""}) for name in NAMES]
+    sets = [
+        random_set(name, seed, size=16, split=splits[name], mesh_sha256=mesh, licence=licence_of(name))
+        for seed, name in enumerate(NAMES)
     ]
-    sets = [random_set(name, seed, size=16, split=splits[name], mesh_sha256=mesh) for seed, name in enumerate(NAMES)]
     write_input(workspace, "assets", assets, recipe)
     path = workspace / "artifacts" / "assets" / "index.json"
     if held_out is None:
@@ -72,7 +90,7 @@ def build(workspace, *overrides, mesh="0" * 64, split=None, held_out=None):
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    ctx, files = build(tmp_path_factory.mktemp("workspace"))
+    ctx, files = build(tmp_path_factory.mktemp("workspace"), RELEASE)
     return ctx.output_dir("shard"), run_stage(shard, ctx), files
 
 
@@ -82,7 +100,11 @@ def test_kept_images_only_with_their_pixels_and_masks(dataset):
     assert "jug-s0" not in published
     cup = published["cup-s0"]
     assert sorted(cup.files) == ["0.mask.png", "0.png", "2.mask.png", "2.png"]
-    assert all(cup.files[name] == generated["cup-s0"][name] for name in cup.files)
+    made = generated["cup-s0"]
+    for name, data in cup.files.items():
+        assert np.array_equal(decode_png(data), decode_png(made[name]))
+        assert unmarked(data) == made[name], "but for the mark, the file that was generated"
+        assert (data == made[name]) == name.endswith("mask.png")
     record = PublishedRecord.model_validate(cup.record)
     assert [image.index for image in record.samples] == [0, 2]
     assert [(image.index, image.reasons[0].code) for image in record.dropped] == [(1, "low_quality")]
@@ -106,6 +128,9 @@ def test_the_record_says_where_everything_came_from(dataset):
         "licence": "CC-BY-4.0",
         "source_sha256": "1" * 64,
         "mesh_sha256": "0" * 64,
+        "title": "Cup_01 (final)",
+        "author": "A. Potter",
+        "page": "https://example.org/cup",
     }
     assert record["model"] == "tiny-flux@1234" and record["settings"] == {"steps": 2}
     assert record["samples"][1]["seed"] == 2 and record["samples"][1]["prompt"] == "a red mug next to a blue ball"
@@ -147,6 +172,108 @@ def test_the_snippet_of_the_card_runs(dataset, monkeypatch):
     assert lines[0].startswith(index.keys[0]) and "(16, 16) (16, 16)" in lines[0]
 
 
+def test_the_croissant_snippet_of_the_card_runs_without_a_warning(dataset):
+    """In a process of its own: the snippet sets the cache of mlcroissant, which is read when that is imported."""
+    folder, index, _ = dataset
+    snippet = re.findall(r"```python\n(.*?)```", (folder / "DATASET_CARD.md").read_text(), re.DOTALL)[1]
+    done = subprocess.run([sys.executable, "-c", snippet], cwd=folder, capture_output=True, text=True, check=True)
+    assert "warning" not in done.stderr.lower() and "error" not in done.stderr.lower(), done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == index.summary["images"]
+    assert "cup-s0 a red mug next to a blue ball (16, 16)" in lines
+
+
+def test_mlcroissant_reads_the_images_masks_and_records_of_the_shards(dataset, tmp_path, monkeypatch):
+    import mlcroissant
+    from mlcroissant._src.operation_graph.operations import extract
+
+    monkeypatch.setattr(extract, "EXTRACT_PATH", type(extract.EXTRACT_PATH)(tmp_path))
+    folder, index, generated = dataset
+    described = mlcroissant.Dataset(folder / "croissant.json")
+    assert not described.metadata.ctx.issues.errors and not described.metadata.ctx.issues.warnings
+    samples = {sample.key: sample for sample in read_all(folder, index)}
+    records = {row["sets/set_id"].decode(): json.loads(row["sets/record"]) for row in described.records("sets")}
+    assert records == {key: sample.record for key, sample in samples.items()}
+    rows = {row["images/file"].decode(): row for row in described.records("images")}
+    masks = {row["masks/file"].decode(): row["masks/content"] for row in described.records("masks")}
+    assert len(rows) == len(masks) == index.summary["images"]
+    for key, sample in samples.items():
+        for image in sample.record["samples"]:
+            row = rows[f"{key}.{image['index']}.png"]
+            made = generated[key]
+            assert np.array_equal(np.asarray(row["images/content"]), decode_png(made[f"{image['index']}.png"]))
+            mask = masks[row["images/mask"].decode()]
+            assert np.array_equal(np.asarray(mask), decode_png(made[f"{image['index']}.mask.png"]))
+            assert (row["images/prompt"].decode(), row["images/seed"]) == (image["prompt"], image["seed"])
+            assert row["images/asset_licence"].decode() == sample.record["asset"]["licence"]
+            assert (
+                row["images/image_sha256"].decode() == hashlib.sha256(sample.files[f"{image['index']}.png"]).hexdigest()
+            )
+
+
+def test_croissant_states_version_licence_and_what_the_recipe_says(dataset):
+    folder, index, _ = dataset
+    told = json.loads((folder / "croissant.json").read_text())
+    assert told["conformsTo"][0] == "http://mlcommons.org/croissant/1.1"
+    assert told["version"] == f"1.2.0+{index.signature[:16]}" and told["datePublished"] == "2026-11-26"
+    assert told["license"] == ["https://creativecommons.org/licenses/by/4.0/"]
+    assert told["creator"]["name"] == "Example Lab" and "url" not in told, "nobody said where it will be"
+    assert "Only vessels." in told["rai:dataLimitations"] and "miniature" in told["description"]
+    files = {item["@id"]: item for item in told["distribution"] if item["@type"] == "cr:FileObject"}
+    assert {entry.name: entry.sha256 for entry in index.shards}.items() <= {
+        name: item["sha256"] for name, item in files.items()
+    }.items()
+    used = [item["prov:label"] for item in told["prov:wasGeneratedBy"]["prov:used"]]
+    assert "generator: tiny-flux@1234" in used and "identity: tiny-dino@2" in used
+
+
+def test_images_say_that_they_are_synthetic_and_one_that_does_not_stops_publication(dataset, tmp_path, monkeypatch):
+    folder, index, _ = dataset
+    for sample in read_all(folder, index):
+        for name, data in sample.files.items():
+            assert source_type(data) == (None if name.endswith("mask.png") else TRAINED_ALGORITHMIC_MEDIA)
+    ctx, _ = build(tmp_path)
+    monkeypatch.setattr(shard, "mark_png", lambda data: data)
+    with pytest.raises(ShardError, match=r"000000\.tar: .*\.png states the digital source type None"):
+        run_stage(shard, ctx)
+
+
+def test_an_asset_record_whose_licence_is_not_allowed_stops_publication(tmp_path):
+    """Selection kept the set: somebody changed the asset's record after it."""
+    ctx, _ = build(tmp_path, asset_licences={"urn": "CC-BY-NC-4.0"})
+    allowed = "CC-BY-4.0, CC0-1.0"
+    with pytest.raises(
+        ValueError, match=rf"set urn-s0: asset urn is under CC-BY-NC-4.0, which .* hold: {allowed}; run"
+    ):
+        run_stage(shard, ctx)
+
+
+def test_an_asset_that_changed_its_licence_since_generation_stops_publication(tmp_path):
+    ctx, _ = build(tmp_path, asset_licences={"cup": "CC0-1.0"})
+    with pytest.raises(
+        ValueError, match=r"cup is under CC0-1\.0, and the set was generated when it was under CC-BY-4\.0"
+    ):
+        run_stage(shard, ctx)
+
+
+def test_a_narrower_list_of_selection_leaves_the_sets_out(tmp_path):
+    ctx, _ = build(tmp_path, "select.licences=[CC0-1.0]")
+    index = run_stage(shard, ctx)
+    assert "cup-s0" not in index.keys
+    text = (ctx.output_dir("shard") / "DATASET_CARD.md").read_text()
+    assert "sets dropped for their licence: CC-BY-4.0: 1." in " ".join(text.split()) and "**CC0-1.0**" in text
+    assert (ctx.output_dir("shard") / "ATTRIBUTION.md").read_text().endswith("asks for credit.\n")
+
+
+def test_the_credits_name_the_author_of_an_asset_that_asks_for_it(dataset):
+    text = (dataset[0] / "ATTRIBUTION.md").read_text()
+    assert '"Cup\\_01 \\(final\\)" by A. Potter, <https://example.org/cup>, CC-BY-4.0.' in text
+    assert [line.split(",")[0] for line in (dataset[0] / "attribution.csv").read_text().splitlines()] == [
+        "object_id",
+        "cup",
+    ]
+
+
 def test_the_card_counts_what_is_in_the_shards(dataset):
     folder, index, _ = dataset
     card = json.loads((folder / "card.json").read_text())
@@ -173,17 +300,25 @@ def test_the_card_names_licences_models_thresholds_and_the_miniature(dataset):
         "| min_quality | 6.0 |",
         "recipe | miniature, seed 0",
         "Apache-2.0",
+        "**CC-BY-4.0** (https://creativecommons.org/licenses/by/4.0/)",
+        "| credit or a notice required | yes | assets under CC-BY-4.0 (1) |",
         "low_quality: 4",
+        "license: cc-by-4.0",
+        "1.2.0, 2026-11-26",
+        "| creator | Example Lab |",
+        "| contact | not stated |",
+        "- Only vessels.",
+        "All images are synthetic",
     ):
         assert expected in text
     assert max(len(line) for line in text.splitlines()) <= 120
 
 
 def test_the_same_input_gives_the_same_bytes(dataset, tmp_path):
-    ctx, _ = build(tmp_path)
+    ctx, _ = build(tmp_path, RELEASE)
     again = run_stage(shard, ctx)
     assert [entry.sha256 for entry in again.shards] == [entry.sha256 for entry in dataset[1].shards]
-    for name in ("card.json", "DATASET_CARD.md"):
+    for name in WRITTEN:
         assert (ctx.output_dir("shard") / name).read_bytes() == (dataset[0] / name).read_bytes()
 
 

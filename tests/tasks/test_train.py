@@ -16,13 +16,14 @@ import torch
 from diffusers import FluxControlPipeline, FluxTransformer2DModel
 from generated_sets import random_set
 from safetensors.torch import load_file
+from tiny_dataset import write_dataset
 
 from configs.load import load_recipe
 from configs.schema import ModelRef, Recipe
 from data.ids import digest_of
 from data.images import encode_png
 from data.pairs import PairsError
-from data.shards import ShardIndex, ShardWriter, sha256_file
+from data.shards import ShardError, ShardIndex, ShardWriter, sha256_file
 from data.stage import StageContext
 from models.header import FILE_NAME, read_metadata
 from models.training.checkpoints import newest_step
@@ -55,7 +56,7 @@ def recipe(base: ModelRef) -> Recipe:
 
 def workspace_with_dataset(folder: Path, recipe: Recipe) -> Path:
     sets = [random_set(f"mug-{number}", number, size=16, count=2 + number % 2) for number in range(4)]
-    stage_runs.write_input(folder, "shard", sets, recipe)
+    write_dataset(folder, sets, recipe)
     return folder
 
 
@@ -80,6 +81,24 @@ def test_publishes_a_checkpoint_that_names_its_dataset_recipe_and_base(
     assert record.signature == index.signature
     assert index.summary["dataset_sha256"] == record.dataset_sha256
     assert index.summary["samples_seen"] == 12
+
+
+def test_the_model_card_names_data_licence_and_run(trained: tuple[Path, ShardIndex], base: ModelRef) -> None:
+    folder, index = trained
+    text = (folder / "MODEL_CARD.md").read_text()
+    assert index.summary["dataset_sha256"] in text and "| dataset | Tiny 0.1.0, 4 sets, 10 images, CC-BY-4.0 |" in text
+    assert f"base_model: {base.name}" in text and "6 of batch 2 x 1" in text and "12 samples of 4 sets" in text
+    # The base's licence and the dataset's, whose assets ask for credit.
+    assert index.summary["licence"] == f"{base.licence} AND CC-BY-4.0" and f"**{index.summary['licence']}**" in text
+    assert "belongs to the miniature" in text
+
+
+def test_a_dataset_whose_card_was_changed_is_refused_before_any_training(tmp_path: Path, recipe: Recipe) -> None:
+    workspace = workspace_with_dataset(tmp_path, recipe)
+    card = workspace / "artifacts" / "shard" / "card.json"
+    card.write_text(card.read_text().replace("CC-BY-4.0", "CC0-1.0  "))
+    with pytest.raises(ShardError, match=r"card\.json: sha256"):
+        train.plan(context_of(workspace, recipe))
 
 
 def test_the_recipe_digest_follows_what_determines_the_weights_and_nothing_else(

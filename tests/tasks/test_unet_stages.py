@@ -13,6 +13,7 @@ import tiny_unet
 import torch
 from diffusers import UNet2DConditionModel
 from generated_sets import random_set
+from tiny_dataset import write_dataset
 
 from configs.load import load_recipe
 from configs.schema import Recipe
@@ -59,7 +60,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 def trained(folder: Path, recipe: Recipe) -> Path:
     sets = [random_set(f"mug-{number}", number, size=SIDE, count=2 + number % 2) for number in range(4)]
-    stage_runs.write_input(folder, "shard", sets, recipe)
+    write_dataset(folder, sets, recipe)
     stage_runs.run_stage(train, stage_runs.context("train", recipe, folder, ("shard",)))
     return folder / "artifacts" / "train"
 

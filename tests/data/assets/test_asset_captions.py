@@ -69,6 +69,16 @@ def test_folder_captions_with_all_columns(tmp_path: Path) -> None:
     assert (found.line, found.caption, found.licence, found.category) == (2, "a duck, yellow", "CC-BY-4.0", "toy duck")
 
 
+def test_folder_captions_say_whom_to_credit_where_they_know(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        b"file,caption,title,author,page\nduck.glb,a duck,Rubber  Duck,J. Doe,https://example.org/d\nowl.glb,owl,,,\n",
+    )
+    rows = read_folder_captions(path, ["duck.glb", "owl.glb"])
+    assert rows["duck.glb"].credit == {"title": "Rubber Duck", "author": "J. Doe", "page": "https://example.org/d"}
+    assert rows["owl.glb"].credit == {}
+
+
 def test_folder_captions_match_accents_however_they_are_composed(tmp_path: Path) -> None:
     path = written(tmp_path, "file,caption\ncafé.glb,a cup\n".encode())
     decomposed = "cafe\u0301.glb"
@@ -90,6 +100,7 @@ def test_folder_captions_match_accents_however_they_are_composed(tmp_path: Path)
         (b"file,caption\n../duck.glb,a duck\n", "line 2, column file: '../duck.glb' is not a mesh of the folder"),
         (b"file,caption\n,a duck\n", "line 2, column file: '' is not a mesh"),
         (b"file,caption,licence\nduck.glb,a duck,mine\n", "line 2, column licence: licence 'mine' is not known"),
+        (b"file,caption,page\nduck.glb,a duck,example.org\n", "line 2, column page: 'example.org' is no http or https"),
         (b'file,caption\nduck.glb,"a duck\n', "line 2: not readable as CSV"),
         (b"file,caption\nduck.glb,a d\xfcck\n", "line 2: byte 0xfc is not UTF-8"),
     ],

@@ -132,6 +132,13 @@ def test_captions_file_rules_and_meshes_without_a_row_are_rejected(tmp_path: Pat
     assert rejected["box"] == ("no_caption", "captions.csv has no row for it")
 
 
+def test_whom_to_credit_is_among_the_attributes_of_an_asset(tmp_path: Path) -> None:
+    write_glb(tmp_path / "duck.glb")
+    (tmp_path / "captions.csv").write_text("file,caption,licence,author\nduck.glb,a duck,by,J. Doe\n")
+    (duck,) = FolderSource(tmp_path, LICENCES).candidates()
+    assert duck.attributes == {"file": "duck.glb", "author": "J. Doe"}
+
+
 def test_unknown_licence_is_rejected_unless_the_allow_list_names_it(tmp_path: Path) -> None:
     write_glb(tmp_path / "duck.glb")
     source = FolderSource(tmp_path, LICENCES)

@@ -1,0 +1,1 @@
+"""What a published dataset and a checkpoint say of themselves: licence, credit, metadata, cards, marks in images."""
