@@ -3,6 +3,8 @@
 import os
 import traceback
 
+from data.outside_text import on_terminal
+
 DEBUG_VARIABLE = "SYNCD_DEBUG"
 OUR_PACKAGES = ("configs", "data", "flows", "models", "tasks")
 
@@ -16,4 +18,4 @@ def error_line(error: BaseException) -> str:
     expected = is_expected(error)
     if os.environ.get(DEBUG_VARIABLE) or not expected:
         traceback.print_exception(error)
-    return str(error) if expected else f"{type(error).__name__}: {error}"
+    return on_terminal(str(error) if expected else f"{type(error).__name__}: {error}")

@@ -19,7 +19,8 @@ from PIL.PngImagePlugin import PngInfo
 from configs.evaluation import Guidance
 from configs.load import ConfigError, validated
 from configs.schema import ModelRef
-from data.pictures import Picture, open_picture, prepare_reference
+from data.outside_text import parse_json
+from data.pictures import Picture, open_picture, prepare_reference, read_picture
 from data.shards import sha256_file
 from models import registry
 from models.customizer import Customizer, CustomizeRequest, CustomizeSettings, GuidanceTrace
@@ -233,12 +234,16 @@ def save_png(image: Image.Image, provenance: dict[str, Any], path: Path) -> None
 
 def read_provenance(path: Path) -> dict[str, Any]:
     """What `save_png` wrote; ValueError if the picture carries none."""
-    with Image.open(path) as image:
-        image.load()
-        text = image.info.get(METADATA_KEY)
+    text = read_picture(path).info.get(METADATA_KEY)
     if text is None:
         raise ValueError(f"{path}: carries no {METADATA_KEY} metadata")
-    return json.loads(text)
+    try:
+        told = parse_json(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: its {METADATA_KEY} metadata cannot be read: {error}") from error
+    if not isinstance(told, dict) or not isinstance(told.get("settings"), dict):
+        raise ValueError(f"{path}: its {METADATA_KEY} metadata are not those of a sample")
+    return told
 
 
 def sample(
