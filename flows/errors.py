@@ -1,5 +1,6 @@
 """Errors on the console: one clear line; a traceback when it is asked for, or for an error nobody foresaw."""
 
+import errno
 import os
 import traceback
 
@@ -15,6 +16,9 @@ def is_expected(error: BaseException) -> bool:
 
 
 def error_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = f"{error.filename}: " if error.filename else ""
+        return on_terminal(f"{place}no space left on the disk; free some space and run the same command again")
     expected = is_expected(error)
     if os.environ.get(DEBUG_VARIABLE) or not expected:
         traceback.print_exception(error)

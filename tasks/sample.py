@@ -5,6 +5,7 @@ image = pipeline("a striped mug on a beach", references=["mug.png"], seed=3).ima
 """
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from configs.load import ConfigError, validated
 from configs.schema import ModelRef
 from data.outside_text import parse_json
 from data.pictures import Picture, open_picture, prepare_reference, read_picture
-from data.shards import sha256_file
+from data.shards import sha256_file, write_atomic
 from models import registry
 from models.customizer import Customizer, CustomizeRequest, CustomizeSettings, GuidanceTrace
 from models.guidance import Norms, OnStep
@@ -228,8 +229,10 @@ def save_png(image: Image.Image, provenance: dict[str, Any], path: Path) -> None
     """PNG with `provenance` as JSON in its text chunk `syncd`; equal inputs give equal bytes."""
     info = PngInfo()
     info.add_itxt(METADATA_KEY, json.dumps(provenance, sort_keys=True, ensure_ascii=False))
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", pnginfo=info)
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, format="PNG", pnginfo=info)
+    write_atomic(path, buffer.getvalue())
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
