@@ -21,6 +21,7 @@ from data.cameras import Camera, fitting_distance, sample_hemisphere
 from data.correspondence import Correspondence, correspond
 from data.meshes import bounding_radius, load_mesh
 from data.rendering import Renderer, View
+from data.surfaces import surfaces_of
 from models.miniature.world import export_glb, parse_id
 
 OBJECTS = ("teapot-pink-black-dotted-48", "chair-pink-cyan-plain-32", "duck-yellow-cyan-dotted-26")
@@ -125,7 +126,7 @@ def main() -> None:
             rng = np.random.default_rng(0)
             cameras = sample_hemisphere(options.views, rng, distance=reach, width=size, height=size)
             with Renderer(size, size) as renderer:
-                views = list(renderer.render_views(scene, cameras))
+                views = list(renderer.render_views(surfaces_of(scene), cameras))
             found, seconds = measure(scene.to_mesh(), views, options.grid, options.tolerance)
             errors = np.concatenate([one.errors for one in found])
             matches = sum(one.matches for one in found)

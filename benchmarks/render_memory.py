@@ -8,8 +8,8 @@ import numpy as np
 import psutil
 
 from data.cameras import fitting_distance, sample_hemisphere
-from data.meshes import bounding_radius, load_mesh
 from data.rendering import Renderer
+from data.sandbox.client import read_shape
 
 
 def main() -> None:
@@ -24,11 +24,11 @@ def main() -> None:
     start = time.perf_counter()
     with Renderer(options.size, options.size) as renderer:
         for number in range(1, options.meshes + 1):
-            scene = load_mesh(contents[number % len(contents)], "glb")
-            reach = fitting_distance(40.0, bounding_radius(scene))
+            shape = read_shape(contents[number % len(contents)], "glb")
+            reach = fitting_distance(40.0, shape.radius)
             rng = np.random.default_rng(number)
             cameras = sample_hemisphere(options.views, rng, distance=reach, width=options.size, height=options.size)
-            for _ in renderer.render_views(scene, cameras):
+            for _ in renderer.render_views(shape.surfaces, cameras):
                 pass
             if number in (1, 10, 100, 250, 500, 750) or number == options.meshes:
                 rss = process.memory_info().rss / 2**20

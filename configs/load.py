@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from configs.schema import Recipe, Runtime
 from configs.section import Section
+from configs.yaml_text import parse_yaml
 
 CONFIGS = Path(__file__).resolve().parent
 RUNTIME_VARIABLE = "SYNCD_RUNTIME"
@@ -27,7 +28,7 @@ class ConfigError(Exception):
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -74,7 +75,7 @@ def overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, An
         if not found:
             raise ConfigError(f"override {override!r}; write it as section.key=value")
         try:
-            nested: Any = yaml.safe_load(value)
+            nested: Any = parse_yaml(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"override {override!r}: the value is not valid YAML; quote it") from error
         for part in reversed(key.strip().split(".")):
@@ -122,7 +123,7 @@ def load_runtime(name: str | None = None) -> Runtime:
     """A runtime by path or name in configs/runtime/; else what SYNCD_RUNTIME holds (JSON); else `local`."""
     carried = os.environ.get(RUNTIME_VARIABLE)
     if name is None and carried:
-        return validated(Runtime, yaml.safe_load(carried), RUNTIME_VARIABLE)
+        return validated(Runtime, parse_yaml(carried), RUNTIME_VARIABLE)
     name = name or "local"
     path = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / "runtime" / f"{name}.yaml"
     if not path.exists():

@@ -1,42 +1,18 @@
 """Mesh files to scenes in a unit box. Bad input raises MeshError with a reason; nothing else is ever read."""
 
-import base64
 import io
-import json
-import struct
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import trimesh
-from PIL import Image
 from trimesh.resolvers import Resolver
+
+from data.gltf import check_gltf
+from data.mesh_errors import MeshError
 
 FILE_TYPES = ("glb", "gltf", "obj", "ply")
 MAX_FACES = 2_000_000
-_READ_EXTENSIONS = frozenset(
-    {"KHR_materials_unlit", "KHR_materials_pbrSpecularGlossiness", "KHR_materials_specular", "KHR_materials_ior"}
-    | {"KHR_materials_emissive_strength", "KHR_materials_clearcoat", "KHR_materials_sheen", "KHR_mesh_quantization"}
-    | {"KHR_materials_transmission", "KHR_materials_volume", "KHR_lights_punctual", "EXT_texture_webp"}
-)
-_JSON_CHUNK, _BINARY_CHUNK = 0x4E4F534A, 0x004E4942
-
-
-class MeshError(Exception):
-    """A mesh that cannot be rendered.
-
-    `reason` is a code to group by: file_type (not one of FILE_TYPES), corrupt (cut short or malformed),
-    external_files (refers to files beside it), unsupported (needs a glTF feature that is not read), bad_texture
-    (an image that does not decode), empty (no geometry in the scene), no_faces (points or lines only), not_finite
-    (NaN or infinite vertices), degenerate (no extent, or no face with an area), too_large (too many faces).
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}"
 
 
 class _RefuseFiles(Resolver):
@@ -70,7 +46,7 @@ def load_mesh(data: bytes, file_type: str, max_faces: int = MAX_FACES) -> trimes
     if kind not in FILE_TYPES:
         raise MeshError("file_type", f"{file_type!r} is not read; read are {', '.join(FILE_TYPES)}")
     if kind in ("glb", "gltf"):
-        _check_gltf(data, kind, max_faces)
+        check_gltf(data, kind, max_faces)
     parts = list(_instances(_parse(data, kind), max_faces))
     if not parts:
         raise MeshError("empty", "the scene shows no geometry")
@@ -95,7 +71,7 @@ def _parse(data: bytes, kind: str) -> trimesh.Scene:
     resolver = _RefuseFiles()
     try:
         scene = trimesh.load_scene(io.BytesIO(data), file_type=kind, resolver=resolver, process=False)
-    except MeshError:
+    except (MeshError, MemoryError):
         raise
     except Exception as error:
         # The loaders raise anything from KeyError to struct.error on a malformed file.
@@ -190,111 +166,3 @@ def _linear8(colours: np.ndarray) -> np.ndarray:
     value = colours[:, :3] / 255.0
     linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
     return np.concatenate([np.round(linear * 255).astype(np.uint8), colours[:, 3:]], axis=1)
-
-
-def _check_gltf(data: bytes, kind: str, max_faces: int) -> None:
-    """What trimesh would pass over in silence, or allocate memory for, before it is asked to parse."""
-    tree, binary = _glb_chunks(data) if kind == "glb" else (_json(data), b"")
-    try:
-        needed = set(tree.get("extensionsRequired") or ()) - _READ_EXTENSIONS
-        if needed:
-            raise MeshError("unsupported", f"needs {', '.join(sorted(needed))}; convert it without")
-        for entry in [*tree.get("buffers", []), *tree.get("images", [])]:
-            uri = entry.get("uri")
-            if uri is not None and not uri.startswith("data:"):
-                raise MeshError("external_files", f"the mesh refers to {uri!r}; embed it")
-        _check_counts(tree, len(data), max_faces)
-        _check_textures(tree, binary)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        raise MeshError("corrupt", f"malformed glTF: {type(error).__name__}: {error}") from error
-
-
-def _check_counts(tree: dict[str, Any], file_size: int, max_faces: int) -> None:
-    """Refuse, from the header alone, counts that no file of this size can hold or that exceed the face limit."""
-    accessors = tree.get("accessors", [])
-    for mesh in tree.get("meshes", []):
-        for primitive in mesh["primitives"]:
-            used = primitive.get("indices", primitive["attributes"].get("POSITION"))
-            # One face to three indices in mode 4 (triangles), to nearly every index in mode 5 (strip).
-            per_face = {4: 3, 5: 1}.get(primitive.get("mode", 4))
-            if used is None or per_face is None:
-                continue
-            faces = accessors[used]["count"] // per_face
-            if faces > max_faces:
-                raise MeshError("too_large", f"{faces} faces in one primitive; at most {max_faces} are read")
-    for index, accessor in enumerate(accessors):
-        # Without a buffer view an accessor is all zeros, of any length, for a few bytes of JSON.
-        if "bufferView" not in accessor and accessor["count"] > 64 * file_size:
-            raise MeshError("corrupt", f"accessor {index} has {accessor['count']} items in {file_size} bytes of file")
-
-
-def _glb_chunks(data: bytes) -> tuple[dict[str, Any], bytes]:
-    if len(data) < 20 or data[:4] != b"glTF":
-        raise MeshError("corrupt", f"starts with {data[:4]!r}, not b'glTF'")
-    version, length, json_length, chunk = struct.unpack_from("<IIII", data, 4)
-    if version != 2:
-        raise MeshError("corrupt", f"GLB version {version}; version 2 is read")
-    if length > len(data) or 20 + json_length > len(data):
-        raise MeshError("corrupt", f"cut short: {len(data)} bytes of {max(length, 20 + json_length)}")
-    if chunk != _JSON_CHUNK:
-        raise MeshError("corrupt", f"the first chunk is {chunk:#x}, not JSON")
-    tree, start, binary = _json(data[20 : 20 + json_length]), 20 + json_length, b""
-    if start + 8 <= len(data):
-        binary_length, kind = struct.unpack_from("<II", data, start)
-        if kind == _BINARY_CHUNK:
-            binary = data[start + 8 : start + 8 + binary_length]
-    return tree, binary
-
-
-def _json(data: bytes) -> dict[str, Any]:
-    try:
-        tree = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise MeshError("corrupt", f"its JSON cannot be read: {error}") from error
-    if not isinstance(tree, dict):
-        raise MeshError("corrupt", f"its JSON is a {type(tree).__name__}, not an object")
-    return tree
-
-
-def _check_textures(tree: dict[str, Any], binary: bytes) -> None:
-    """Textures that give colour must be readable and lie as trimesh reads them; it would drop them silently."""
-    sources = set()
-    for material in tree.get("materials", []):
-        glossy = material.get("extensions", {}).get("KHR_materials_pbrSpecularGlossiness", {})
-        base = material.get("pbrMetallicRoughness", {})
-        slots = (base.get("baseColorTexture"), material.get("emissiveTexture"), glossy.get("diffuseTexture"))
-        for slot in (slot for slot in slots if slot is not None):
-            shift = slot.get("extensions", {}).get("KHR_texture_transform", {})
-            if slot.get("texCoord", 0) or any(shift.get(key) for key in ("offset", "rotation", "scale", "texCoord")):
-                raise MeshError("unsupported", "a texture is placed by KHR_texture_transform or a second set of UVs")
-            texture = tree["textures"][slot["index"]]
-            source = texture.get("extensions", {}).get("EXT_texture_webp", texture).get("source")
-            if source is None:
-                formats = ", ".join(sorted(texture.get("extensions", {}))) or "no image"
-                raise MeshError("unsupported", f"texture {slot['index']} has {formats}; PNG, JPEG and WebP are read")
-            sources.add(source)
-    for source in sorted(sources):
-        image = tree["images"][source]
-        if image.get("mimeType") == "image/ktx2":
-            raise MeshError("unsupported", f"image {source} is KTX2; PNG, JPEG and WebP are read")
-        try:
-            with Image.open(io.BytesIO(_image_bytes(tree, image, binary))):
-                pass
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise MeshError(
-                "bad_texture", f"image {source} ({image.get('mimeType')}) does not open: {error}"
-            ) from error
-
-
-def _image_bytes(tree: dict[str, Any], image: dict[str, Any], binary: bytes) -> bytes:
-    if "bufferView" not in image:
-        return _embedded(image["uri"])
-    view = tree["bufferViews"][image["bufferView"]]
-    buffer = tree["buffers"][view.get("buffer", 0)]
-    data = _embedded(buffer["uri"]) if "uri" in buffer else binary
-    start = view.get("byteOffset", 0)
-    return data[start : start + view["byteLength"]]
-
-
-def _embedded(uri: str) -> bytes:
-    return base64.b64decode(uri.partition("base64,")[2])

@@ -3,10 +3,9 @@
 A sample is a picture (.jpg, .jpeg, .png, .webp) and its caption (.txt, or .json with `caption` or `prompt`).
 """
 
-import io
-import json
 import math
 import random
+import re
 import tarfile
 from array import array
 from collections.abc import Iterator, Mapping
@@ -15,16 +14,21 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
-from webdataset.tariterators import group_by_keys, tar_file_expander
+from webdataset.tariterators import group_by_keys
 
 from data.assets.files import files_below
 from data.ids import seed_for
+from data.outside_text import parse_json
+from data.pictures import PictureError, decoded, picture_header
 from data.shards import Failure
 from data.squares import middle_square
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 CAPTION_KEYS = ("caption", "prompt")
+MAX_MEMBER_BYTES = 256 << 20
+_TOO_LARGE = "too_large"
+_META = re.compile(r"__[^/]*__($|/)")
+"""Members that describe a tar and belong to no sample, as WebDataset has them."""
 
 
 class PairsError(Exception):
@@ -51,19 +55,35 @@ def pair_tars(path: Path) -> list[Path]:
 def read_pairs(tar: Path, height: int, width: int) -> Iterator[TextImage | Failure]:
     """Every sample of a tar in its order: the middle square of its picture at this size, or why it cannot be used.
 
-    Reasons: no_picture, no_caption, bad_caption, unreadable, too_small (the square would be enlarged). PairsError if
-    the tar itself cannot be read to its end.
+    Reasons: no_picture, no_caption, bad_caption, unreadable, too_small (the square would be enlarged), too_large (a
+    member beyond MAX_MEMBER_BYTES, or with holes). PairsError if the tar itself cannot be read to its end. Nothing is
+    ever unpacked to a file: what members are called, and links among them, lead nowhere.
     """
-    with tar.open("rb") as stream:
-        samples = group_by_keys(tar_file_expander([{"url": str(tar), "stream": stream}]))
-        try:
-            for sample in samples:
-                yield _decode(sample["__key__"], sample, height, width)
-        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-            raise PairsError(f"{tar}: not a WebDataset tar that can be read ({error.args[0]}); get it again") from error
+    try:
+        for sample in group_by_keys(_members(tar)):
+            yield _decode(sample["__key__"], sample, height, width)
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        raise PairsError(f"{tar}: not a WebDataset tar that can be read ({error.args[0]}); get it again") from error
+
+
+def _members(tar: Path) -> Iterator[dict[str, str | bytes]]:
+    """Names and contents of the regular files of a tar, as `group_by_keys` takes them."""
+    with tarfile.open(tar, mode="r|*") as stream:
+        for member in stream:
+            if member.isreg() and not _META.match(member.name):
+                # A member with holes may claim any size for a few bytes of tar.
+                if member.issparse() or member.size > MAX_MEMBER_BYTES:
+                    yield {"__url__": str(tar), "fname": f"{member.name}.{_TOO_LARGE}", "data": b"%d" % member.size}
+                else:
+                    content = stream.extractfile(member)
+                    yield {"__url__": str(tar), "fname": member.name, "data": content.read() if content else b""}
+            stream.members = []
 
 
 def _decode(key: str, members: Mapping[str, bytes], height: int, width: int) -> TextImage | Failure:
+    for name in (name for name in members if name.endswith(f".{_TOO_LARGE}")):
+        size = members[name].decode()
+        return Failure(key=key, reason="too_large", detail=f"{name.removesuffix('.' + _TOO_LARGE)} of {size} bytes")
     found = [members[extension] for extension in PICTURES if extension in members]
     if not found:
         return Failure(key=key, reason="no_picture", detail=f"none of .{', .'.join(PICTURES)}")
@@ -74,22 +94,20 @@ def _decode(key: str, members: Mapping[str, bytes], height: int, width: int) -> 
     if not caption:
         return Failure(key=key, reason="no_caption", detail="no text in .txt, nor in .json as caption or prompt")
     try:
-        with Image.open(io.BytesIO(found[0])) as picture:
-            if min(picture.size) < max(height, width):
-                size = f"{picture.width} x {picture.height}, training is at {width} x {height}"
-                return Failure(key=key, reason="too_small", detail=size)
-            return TextImage(key, caption, middle_square(picture.size).cut(picture, height, width))
-    except UnidentifiedImageError:
-        return Failure(key=key, reason="unreadable", detail="of no form that Pillow knows")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return Failure(key=key, reason="unreadable", detail=str(error))
+        picture = picture_header(found[0], key)
+        if min(picture.size) < max(height, width):
+            size = f"{picture.width} x {picture.height}, training is at {width} x {height}"
+            return Failure(key=key, reason="too_small", detail=size)
+        return TextImage(key, caption, middle_square(picture.size).cut(decoded(picture, key), height, width))
+    except PictureError as error:
+        return Failure(key=key, reason="unreadable", detail=error.problem)
 
 
 def _caption(members: Mapping[str, bytes]) -> str:
     """The first text that is not blank; ValueError for what is no UTF-8 or no JSON object of strings."""
     texts = [members.get("txt", b"").decode()]
     if "json" in members:
-        record = json.loads(members["json"])
+        record = parse_json(members["json"])
         if not isinstance(record, dict):
             raise ValueError(f".json holds a {type(record).__name__}; a caption needs an object with caption or prompt")
         named = {name: record[name] for name in CAPTION_KEYS if record.get(name) is not None}

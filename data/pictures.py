@@ -1,5 +1,8 @@
 """Pictures as users have them, and references cut from them."""
 
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +11,18 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from data.squares import middle_square, object_square
 
 Picture = str | Path | Image.Image | np.ndarray
+FORMATS = ("PNG", "JPEG", "WEBP")
+MAX_PIXELS = 178_956_970
+"""What Pillow refuses unless told otherwise, with a warning from half of that on."""
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+
+
+class PictureError(ValueError):
+    """A picture from outside that is not read; `problem` is the message without its name."""
+
+    def __init__(self, name: object, problem: str) -> None:
+        super().__init__(f"{name}: {problem}")
+        self.problem = problem
 
 
 def prepare_reference(
@@ -41,8 +56,44 @@ def open_picture(picture: Picture) -> Image.Image:
                 f"picture is {picture.dtype} {picture.shape}; allowed: uint8 (H, W, 3), bool or uint8 (H, W)"
             )
         return Image.fromarray(picture.astype(np.uint8) * 255 if picture.dtype == np.bool_ else picture)
+    # Cameras turn a picture by a note in its header.
+    return ImageOps.exif_transpose(read_picture(picture))
+
+
+def read_picture(source: str | Path | bytes, name: object = None) -> Image.Image:
+    """A picture from outside, decoded: of FORMATS, at most MAX_PIXELS, its first frame if it has more.
+
+    Errors call it `name`, or else by its path. Raises PictureError, and FileNotFoundError for a path that is none.
+    """
+    with _problems_named(named := source if name is None else name):
+        return decoded(picture_header(source, named), named)
+
+
+def picture_header(source: str | Path | bytes, name: object) -> Image.Image:
+    """The picture with nothing of it decoded, for its size; raises as `read_picture` does."""
+    with _problems_named(name):
+        picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+        if picture.width * picture.height > MAX_PIXELS:
+            raise PictureError(name, f"{picture.width} x {picture.height} pixels; at most {MAX_PIXELS} are decoded")
+    return picture
+
+
+def decoded(picture: Image.Image, name: object) -> Image.Image:
+    with _problems_named(name):
+        picture.load()
+    return picture
+
+
+@contextmanager
+def _problems_named(name: object) -> Iterator[None]:
     try:
-        # Cameras turn a picture by a note in its header.
-        return ImageOps.exif_transpose(Image.open(picture))
+        yield
+    except (PictureError, FileNotFoundError):
+        raise
     except UnidentifiedImageError as error:
-        raise ValueError(f"{picture}: not a picture that can be read") from error
+        raise PictureError(name, f"not a picture that can be read; allowed: {', '.join(FORMATS)}") from error
+    except Image.DecompressionBombError as error:
+        raise PictureError(name, f"far more than the {MAX_PIXELS} pixels that are decoded at most") from error
+    except Exception as error:
+        # Decoders raise anything from SyntaxError to zlib.error on a malformed file.
+        raise PictureError(name, f"cannot be read: {type(error).__name__}: {error}") from error

@@ -8,15 +8,12 @@ import ctypes
 import gc
 import math
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import trimesh
-from PIL import Image
 
 from data.cameras import Camera
-from data.meshes import MeshError, load_mesh
 from data.opengl import (
     INSTALL_HINT,
     Buffers,
@@ -29,9 +26,7 @@ from data.opengl import (
     opengl,
 )
 from data.shaders import RESOLVE_FRAGMENT, RESOLVE_VERTEX, SCENE_FRAGMENT, SCENE_VERTEX
-from data.surfaces import Surface, surface_of, texture_pixels
-
-__all__ = ["LoadedScene", "MeshError", "RenderBackendError", "Renderer", "View", "load_mesh", "probe_backend"]
+from data.surfaces import Surface
 
 SAMPLES = 3
 """Samples per pixel and axis for colour; odd, so that one of them is the pixel centre, where depth is taken."""
@@ -92,24 +87,21 @@ class Renderer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def load(self, scene: trimesh.Scene) -> "LoadedScene":
-        """Upload a scene that `load_mesh` returned; close the handle, or use it as a context manager.
-
-        Raises MeshError bad_texture for an image that does not decode.
-        """
+    def load(self, surfaces: Sequence[Surface]) -> "LoadedScene":
+        """Upload the surfaces of one mesh; close the handle, or use it as a context manager."""
         self._activate()
-        loaded = LoadedScene(self, scene)
+        loaded = LoadedScene(self, surfaces)
         self._loaded.add(loaded)
         return loaded
 
-    def render(self, scene: trimesh.Scene, camera: Camera) -> View:
-        """One view. Raises ValueError if the camera's size is not the renderer's, MeshError like `load`."""
-        with self.load(scene) as loaded:
+    def render(self, surfaces: Sequence[Surface], camera: Camera) -> View:
+        """One view. Raises ValueError if the camera's size is not the renderer's."""
+        with self.load(surfaces) as loaded:
             return loaded.render(camera)
 
-    def render_views(self, scene: trimesh.Scene, cameras: Iterable[Camera]) -> Iterator[View]:
-        """Many views of one scene, uploaded once."""
-        with self.load(scene) as loaded:
+    def render_views(self, surfaces: Sequence[Surface], cameras: Iterable[Camera]) -> Iterator[View]:
+        """Many views of one mesh, uploaded once."""
+        with self.load(surfaces) as loaded:
             for camera in cameras:
                 yield loaded.render(camera)
 
@@ -191,13 +183,12 @@ class _Part:
 class LoadedScene:
     """A scene on the graphics side; frees its memory on `close` or at the end of a with block."""
 
-    def __init__(self, renderer: Renderer, scene: trimesh.Scene) -> None:
+    def __init__(self, renderer: Renderer, surfaces: Sequence[Surface]) -> None:
         self._renderer = renderer
         self.parts: list[_Part] = []
         self._textures: dict[int, int] = {}
         try:
-            for mesh in scene.geometry.values():
-                surface = surface_of(mesh)
+            for surface in surfaces:
                 base, emissive = self._texture(surface.base_texture), self._texture(surface.emissive_texture)
                 self.parts.append(_Part(surface, Buffers(surface.vertices, surface.indices), base, emissive))
         except Exception:
@@ -226,13 +217,13 @@ class LoadedScene:
             self._free()
             self._renderer._forget(self)
 
-    def _texture(self, image: Image.Image | None) -> int:
-        """Surfaces that share an image share the texture; plain white stands for no image."""
-        if image is None:
+    def _texture(self, pixels: np.ndarray | None) -> int:
+        """Surfaces that share pixels share the texture; plain white stands for none."""
+        if pixels is None:
             return self._renderer._white
-        if id(image) not in self._textures:
-            self._textures[id(image)] = make_texture(texture_pixels(image))
-        return self._textures[id(image)]
+        if id(pixels) not in self._textures:
+            self._textures[id(pixels)] = make_texture(pixels)
+        return self._textures[id(pixels)]
 
     def _free(self) -> None:
         for part in self.parts:

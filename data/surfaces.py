@@ -6,7 +6,7 @@ import numpy as np
 import trimesh
 from PIL import Image
 
-from data.meshes import MeshError
+from data.mesh_errors import MeshError
 
 MAX_TEXTURE = 2048
 """Larger textures are reduced; at most 2048 px images are rendered."""
@@ -23,32 +23,55 @@ class Surface:
     base_factor: tuple[float, float, float, float]
     """Linear RGBA, multiplied with texture and vertex colour."""
     emissive_factor: tuple[float, float, float]
-    base_texture: Image.Image | None
-    """sRGB; `texture_pixels` decodes it. Surfaces may share one image."""
-    emissive_texture: Image.Image | None
+    base_texture: np.ndarray | None
+    """(H, W, 4) uint8 sRGB, rows from the bottom, a side at most MAX_TEXTURE. Surfaces may share one."""
+    emissive_texture: np.ndarray | None
     alpha_cutoff: float
     """Fragments below are not drawn; 0 draws all."""
 
 
-def surface_of(mesh: trimesh.Trimesh) -> Surface:
+@dataclass(frozen=True)
+class Shape:
+    """All that is drawn of a mesh."""
+
+    surfaces: tuple[Surface, ...]
+    radius: float
+    """Of the sphere about the origin that holds it, see `data.meshes.bounding_radius`."""
+
+
+def surfaces_of(scene: trimesh.Scene) -> tuple[Surface, ...]:
+    """A scene that `load_mesh` returned, geometry by geometry. MeshError bad_texture: an image does not decode."""
+    decoded: dict[int, np.ndarray] = {}
+    return tuple(_surface_of(mesh, decoded) for mesh in scene.geometry.values())
+
+
+def _surface_of(mesh: trimesh.Trimesh, decoded: dict[int, np.ndarray]) -> Surface:
     """Metals and gloss are drawn matt: there are no surroundings to reflect, and colours stay those of the asset."""
     if mesh.visual.kind == "face":
         colours = np.repeat(mesh.visual.face_colors, 3, axis=0)
         normals = np.repeat(mesh.face_normals, 3, axis=0)
         positions = mesh.triangles.reshape(-1, 3)
         indices = np.arange(len(positions))
-        return _assemble(positions, normals, indices, None, colours, _PLAIN)
+        return _assemble(positions, normals, indices, None, colours, _PLAIN, decoded)
     positions, normals, indices = mesh.vertices, mesh.vertex_normals, mesh.faces.reshape(-1)
     if mesh.visual.kind == "vertex":
-        return _assemble(positions, normals, indices, None, mesh.visual.vertex_colors, _PLAIN)
+        return _assemble(positions, normals, indices, None, mesh.visual.vertex_colors, _PLAIN, decoded)
     if mesh.visual.kind == "texture":
         colours = mesh.visual.vertex_attributes.get("color")
-        return _assemble(positions, normals, indices, mesh.visual.uv, colours, _material(mesh.visual.material))
-    return _assemble(positions, normals, indices, None, None, _UNDEFINED)
+        return _assemble(positions, normals, indices, mesh.visual.uv, colours, _material(mesh.visual.material), decoded)
+    return _assemble(positions, normals, indices, None, None, _UNDEFINED, decoded)
 
 
-def texture_pixels(image: Image.Image) -> np.ndarray:
-    """(H, W, 4) uint8, rows from the bottom, a side at most MAX_TEXTURE. Raises MeshError bad_texture."""
+def _texture(image: Image.Image | None, decoded: dict[int, np.ndarray]) -> np.ndarray | None:
+    """Decoded once for all surfaces that share it."""
+    if image is None:
+        return None
+    if id(image) not in decoded:
+        decoded[id(image)] = _pixels(image)
+    return decoded[id(image)]
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
     try:
         pixels = image.convert("RGBA")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -109,6 +132,7 @@ def _assemble(
     uv: np.ndarray | None,
     colours: np.ndarray | None,
     material: _Material,
+    decoded: dict[int, np.ndarray],
 ) -> Surface:
     vertices = np.zeros((len(positions), 12), np.float32)
     vertices[:, 0:3] = positions
@@ -129,7 +153,7 @@ def _assemble(
         indices=np.ascontiguousarray(indices, dtype=np.uint32),
         base_factor=material.base,
         emissive_factor=material.emissive,
-        base_texture=material.base_texture if has_uv else None,
-        emissive_texture=material.emissive_texture if has_uv else None,
+        base_texture=_texture(material.base_texture if has_uv else None, decoded),
+        emissive_texture=_texture(material.emissive_texture if has_uv else None, decoded),
         alpha_cutoff=material.cutoff,
     )

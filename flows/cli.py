@@ -266,6 +266,7 @@ def inspect(
         typer.echo("\n".join(provenance_lines(Path(set_id))))
         return
     from configs.load import load_resolved
+    from data.shards import write_atomic
     from flows.graph import RECIPE_FILE
     from flows.workspace import find_workspace
     from tasks.inspect_set import inspect_set
@@ -276,7 +277,7 @@ def inspect(
     if seen.picture:
         path = out or folder / "artifacts" / "inspect" / f"{set_id}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(seen.picture)
+        write_atomic(path, seen.picture)
         typer.echo(f"picture      {path}")
 
 

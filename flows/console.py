@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from data.outside_text import on_terminal
 from flows.crashes import crashes_text
 from flows.engine import Progress, StageResult
 
@@ -151,7 +152,7 @@ class _Notes(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
         if record.levelno >= logging.WARNING:
-            print(f"{record.levelname}: {message}", file=sys.stderr, flush=True)
+            print(f"{record.levelname}: {on_terminal(message)}", file=sys.stderr, flush=True)
         else:
             self.show.note = message.removeprefix(f"{self.show.stage}: ")
 
@@ -189,7 +190,7 @@ def keys_begun(work_dir: Path, since: float) -> int:
 
 
 def say(line: str) -> None:
-    print(line, flush=True)
+    print(on_terminal(line), flush=True)
 
 
 def print_table(rows: list[list[str]]) -> None:
@@ -197,11 +198,13 @@ def print_table(rows: list[list[str]]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console() if sys.stdout.isatty() else Console(width=200)
     table = Table(*rows[0], box=SIMPLE_HEAD, pad_edge=False)
     for row in rows[1:]:
-        table.add_row(*row)
+        # Cells are text and no markup: [red] in a reason is a word.
+        table.add_row(*(Text(on_terminal(cell)) for cell in row))
     console.print(table)
 
 

@@ -30,7 +30,7 @@ class Check:
 
 def examine(workspace: Path, recipe: Recipe | None, runtime: Runtime) -> list[Check]:
     """Every check; `recipe` is the active one, if any."""
-    machine = [_rendering(), _gpu(runtime), _disk(workspace, runtime), *_store(runtime), _browser()]
+    machine = [_rendering(), _meshes(), _gpu(runtime), _disk(workspace, runtime), *_store(runtime), _browser()]
     checks = [_python(), *_pins(), _runner(runtime), _git(), *machine]
     if recipe is None:
         return [*checks, Check("recipe", "note", f"none active in {workspace}", "syncd run --recipe demo")]
@@ -108,6 +108,24 @@ def _rendering() -> Check:
         return Check("rendering", "ok", done.stdout.strip())
     lines = done.stderr.strip().splitlines() or [f"the probe ended with {done.returncode}"]
     return Check("rendering", "broken", lines[-1][:300], fix)
+
+
+def _meshes() -> Check:
+    """How far the processes that parse meshes from outside are locked in."""
+    from data.sandbox.client import SandboxError, probe
+
+    try:
+        found = probe()
+    except SandboxError as error:
+        return Check("meshes", "broken", str(error), "see what python -m data.sandbox.zygote needs; make setup")
+    if not found.landlock:
+        fix = "use a kernel with Landlock (5.13 or later, CONFIG_SECURITY_LANDLOCK), or trust where meshes come from"
+        detail = "parsed in processes with limits, but this kernel has no Landlock: only open() is out of their reach"
+        return Check("meshes", "note", detail, fix)
+    user = ", as nobody" if found.privileges_dropped else ""
+    return Check(
+        "meshes", "ok", f"parsed in processes with limits, without files or network (Landlock {found.landlock}{user})"
+    )
 
 
 def _gpu(runtime: Runtime) -> Check:

@@ -419,12 +419,12 @@ def publish(module: ModuleType, ctx: StageContext, receipts: list[Receipt], fail
     building.mkdir(parents=True)
     try:
         index = _build(module, ctx, receipts, failed, building)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(building, target)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
-    if target.exists():
-        shutil.rmtree(target)
-    os.replace(building, target)
     for leftover in chain(ctx.work_dir.glob(".*.tmp"), ctx.work_dir.glob(".*.lock")):
         leftover.unlink(missing_ok=True)
     return index

@@ -1,7 +1,10 @@
 """Errors on the console: one clear line; a traceback when it is asked for, or for an error nobody foresaw."""
 
+import errno
 import os
 import traceback
+
+from data.outside_text import on_terminal
 
 DEBUG_VARIABLE = "SYNCD_DEBUG"
 OUR_PACKAGES = ("configs", "data", "flows", "models", "tasks")
@@ -13,7 +16,10 @@ def is_expected(error: BaseException) -> bool:
 
 
 def error_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = f"{error.filename}: " if error.filename else ""
+        return on_terminal(f"{place}no space left on the disk; free some space and run the same command again")
     expected = is_expected(error)
     if os.environ.get(DEBUG_VARIABLE) or not expected:
         traceback.print_exception(error)
-    return str(error) if expected else f"{type(error).__name__}: {error}"
+    return on_terminal(str(error) if expected else f"{type(error).__name__}: {error}")

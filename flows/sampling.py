@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from configs.evaluation import Evaluate
 from configs.load import ConfigError, overridden, validated
 from configs.schema import ModelRef, Models
+from data.outside_text import on_terminal
 from flows.console import clock_text
 from flows.graph import RECIPE_FILE
 from flows.worker import resolve_device
@@ -113,7 +114,7 @@ def provenance_lines(path: Path) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+    return on_terminal(json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value))
 
 
 def overrides_of(options: Mapping[str, Any], more: Sequence[str]) -> tuple[str, ...]:

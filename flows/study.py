@@ -1,6 +1,5 @@
 """`syncd study`: the page of a human study from the evaluation of a workspace, and what its answers say."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from configs.load import ConfigError
 from data.ids import canonical_json
+from data.outside_text import parse_json
 from data.shards import load_index, read_all, sha256_file, write_atomic
 from models.evaluation.record import EvaluationRecord
 from models.evaluation.study import Evaluated, key_of, make_questions, page_of, practice_questions
@@ -48,8 +48,8 @@ def analyse_study(key: Path, answers: Sequence[Path]) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        found = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: holds {type(found).__name__}; needed: an object, as the page saves it")

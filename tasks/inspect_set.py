@@ -17,6 +17,7 @@ from data.cameras import Camera
 from data.correspondence import correspond
 from data.depth import decode_depth16
 from data.images import decode_mask, decode_png
+from data.outside_text import on_terminal
 from data.records import DecisionRecord, GeneratedRecord, ImageScores, RenderRecord, ScoreRecord
 from data.shards import Sample, ShardError, ShardIndex, load_index, read_shard
 from tasks.reporting.sets import reason_text
@@ -62,7 +63,8 @@ def inspect_set(workspace: Path, set_id: str, recipe: Recipe) -> Inspection:
     files = {
         stage: sample.files for stage, sample in found.items() if sample is not None and stage in ("render", "generate")
     }
-    lines = _told(set_id, render, made, scores, decision) + _failures(workspace, set_id)
+    told = _told(set_id, render, made, scores, decision) + _failures(workspace, set_id)
+    lines = [on_terminal(line) for line in told]
     return Inspection(lines, _drawn(set_id, files, render, made, scores, decision, recipe))
 
 

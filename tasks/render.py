@@ -11,10 +11,11 @@ from data.cameras import fitting_distance, sample_hemisphere
 from data.depth import encode_depth16
 from data.ids import object_of, seed_for, set_id_of
 from data.images import encode_png
-from data.meshes import MeshError, bounding_radius, load_mesh
+from data.mesh_errors import MeshError
 from data.placement import choose_view_sets, draw_placement, pairwise_overlap
 from data.records import AssetRecord, RenderRecord, ViewRecord
 from data.rendering import Renderer, View
+from data.sandbox.client import read_shape
 from data.shards import Sample, ShardIndex, ShardWriter, read_records
 from data.stage import ShardSpec, StageContext, chunk
 
@@ -62,17 +63,17 @@ def render_object(
     """The sets of one object, and why there are not more. Raises MeshError for a mesh that is no good."""
     section = ctx.recipe.render
     rng = np.random.default_rng(seed_for(ctx.recipe.seed, "render", asset.object_id))
-    scene = load_mesh(sample.files["glb"], "glb", max_faces=section.max_faces)
+    shape = read_shape(sample.files["glb"], "glb", max_faces=section.max_faces)
     cameras = sample_hemisphere(
         section.candidate_views,
         rng,
         section.max_elevation_deg,
         fov_deg=section.fov_deg,
-        distance=fitting_distance(section.fov_deg, bounding_radius(scene)),
+        distance=fitting_distance(section.fov_deg, shape.radius),
         width=section.resolution,
         height=section.resolution,
     )
-    with renderer_of(section.resolution).load(scene) as loaded:
+    with renderer_of(section.resolution).load(shape.surfaces) as loaded:
         candidates = [loaded.render(camera) for camera in cameras]
         large = [view for view in candidates if view.mask.mean() >= section.min_area]
         overlap = pairwise_overlap(large, section.overlap_grid, section.tolerance)

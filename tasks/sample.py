@@ -20,9 +20,10 @@ from PIL.PngImagePlugin import PngInfo
 from configs.evaluation import Guidance
 from configs.load import ConfigError, validated
 from configs.schema import ModelRef
-from data.pictures import Picture, open_picture, prepare_reference
+from data.outside_text import parse_json
+from data.pictures import Picture, open_picture, prepare_reference, read_picture
 from data.release.marking import mark_png
-from data.shards import sha256_file
+from data.shards import sha256_file, write_atomic
 from models import registry
 from models.customizer import Customizer, CustomizeRequest, CustomizeSettings, GuidanceTrace
 from models.guidance import Norms, OnStep
@@ -232,17 +233,21 @@ def save_png(image: Image.Image, provenance: dict[str, Any], path: Path) -> None
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", pnginfo=info)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(mark_png(buffer.getvalue()))
+    write_atomic(path, mark_png(buffer.getvalue()))
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
     """What `save_png` wrote; ValueError if the picture carries none."""
-    with Image.open(path) as image:
-        image.load()
-        text = image.info.get(METADATA_KEY)
+    text = read_picture(path).info.get(METADATA_KEY)
     if text is None:
         raise ValueError(f"{path}: carries no {METADATA_KEY} metadata")
-    return json.loads(text)
+    try:
+        told = parse_json(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: its {METADATA_KEY} metadata cannot be read: {error}") from error
+    if not isinstance(told, dict) or not isinstance(told.get("settings"), dict):
+        raise ValueError(f"{path}: its {METADATA_KEY} metadata are not those of a sample")
+    return told
 
 
 def sample(

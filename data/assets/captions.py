@@ -158,6 +158,9 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise SourceError(
             f"{path}, line {line}: byte {data[error.start]:#04x} is not UTF-8; save the file with UTF-8 encoding"
         ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise SourceError(f"{path}, line {line}: holds a NUL character; save the file as UTF-8 text")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     start = 1
     try:

@@ -19,10 +19,9 @@ from data.assets.base import (
     listing_of,
 )
 from data.assets.captions import CaptionRow, caption_from_name, head_noun, read_folder_captions
-from data.assets.conversion import convert_to_glb
 from data.assets.files import files_below
-from data.assets.glb import check_glb
 from data.assets.licences import UNKNOWN, allow_list, normalise
+from data.sandbox.client import check, convert
 
 FORMATS = (".glb", ".gltf", ".obj", ".ply")
 _OTHER_MESHES = (".3ds", ".abc", ".blend", ".dae", ".fbx", ".off", ".stl", ".usd", ".usda", ".usdc", ".usdz", ".x3d")
@@ -119,9 +118,9 @@ class FolderSource:
             raise AssetError("unreadable", f"{candidate.uri}: {error.strerror}") from error
         suffix = _suffix(candidate.uri)
         if suffix == ".glb":
-            mesh, side_files = check_glb(data, candidate.uri), {}
+            mesh, side_files = check(data, candidate.uri), {}
         else:
-            mesh, side_files = convert_to_glb(path, data)
+            mesh, side_files = convert(path, data)
         return FetchedMesh(mesh, hashlib.sha256(data).hexdigest(), "first_seen", suffix[1:], side_files)
 
 

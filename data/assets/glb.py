@@ -33,7 +33,7 @@ def _header(data: bytes, name: str) -> dict[str, Any]:
         raise AssetError("corrupt", f"{name}: its first chunk is {chunk:#x}, not JSON")
     try:
         header = json.loads(data[20 : 20 + json_length])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AssetError("corrupt", f"{name}: its JSON chunk cannot be read: {error}") from error
     if not isinstance(header, dict):
         raise AssetError("corrupt", f"{name}: its JSON chunk is a {type(header).__name__}, not an object")

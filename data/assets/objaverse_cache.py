@@ -27,7 +27,7 @@ from loguru import logger
 from objaverse.xl.sketchfab import SketchfabDownloader
 
 from data.assets.base import AssetError, SourceError
-from data.assets.glb import check_glb
+from data.sandbox.client import check
 from data.shards import write_atomic
 
 FOLDER = "hf-objaverse-v1"
@@ -117,7 +117,7 @@ class ObjaverseCache:
                 f"{object_path}: sha256 {sha256}, expected {expected_sha256}; delete it from the cache to have it "
                 "downloaded again",
             )
-        check_glb(data, object_path)
+        check(data, object_path)
         if not cached:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, data)

@@ -54,4 +54,12 @@ def text_of(path: Path, fix: str) -> str:
         raise ConfigError(f"{path}: cannot be read: {error}; {fix}") from error
 
 
+def inside(folder: Path, name: str, said_by: Path) -> Path:
+    """The path of a file that a list names; ConfigError if it leads out of the folder."""
+    path = folder / name
+    if "\0" in name or not path.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(f"{said_by}: names {name!r}, which leads out of {folder}; give a path below it")
+    return path
+
+
 Reader = Callable[[Path], list[BenchmarkObject]]

@@ -1,11 +1,11 @@
 """CustomConcept101: `dataset.json`, `prompts/*.txt` and `benchmark_dataset/CONCEPT/*`, as in its repository."""
 
-import json
 import re
 from pathlib import Path
 
 from configs.load import ConfigError
-from data.benchmarks.base import BenchmarkObject, images_in, labels, text_of
+from data.benchmarks.base import BenchmarkObject, images_in, inside, labels, text_of
+from data.outside_text import parse_json
 from data.records import Prompt
 
 NAME = "customconcept101"
@@ -21,8 +21,8 @@ def read(folder: Path) -> list[BenchmarkObject]:
     """The concepts in the order of their list. ConfigError names the file that is missing or not as published."""
     path = folder / LIST
     try:
-        entries = json.loads(text_of(path, FIX))
-    except json.JSONDecodeError as error:
+        entries = parse_json(text_of(path, FIX))
+    except ValueError as error:
         raise ConfigError(f"{path}: not JSON: {error}; {FIX}") from error
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"{path}: no list of concepts; {FIX}")
@@ -31,8 +31,8 @@ def read(folder: Path) -> list[BenchmarkObject]:
         missing = [key for key in KEYS if not isinstance(entry, dict) or not isinstance(entry.get(key), str)]
         if missing:
             raise ConfigError(f"{path}: entry {place} has no {missing[0]}; {FIX}")
-        images = folder / entry["instance_data_dir"]
-        prompts = folder / entry["prompt_filename"]
+        images = inside(folder, entry["instance_data_dir"], path)
+        prompts = inside(folder, entry["prompt_filename"], path)
         lines = [line.strip() for line in text_of(prompts, FIX).splitlines() if line.strip()]
         without = [line for line in lines if "{}" not in line]
         if without or not lines:

@@ -1,13 +1,12 @@
 """Credit to the assets of a published dataset: ATTRIBUTION.md for people, attribution.csv for programs."""
 
-import csv
-import io
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from itertools import groupby
 from pathlib import Path
 
+from data.outside_text import csv_text
 from data.published import PublishedAsset, SetOrigin
 from data.release.terms import address_of, terms_of
 
@@ -68,11 +67,8 @@ def write_attribution(credits: list[Credit], title: str, folder: Path) -> None:
 
 def attribution_csv(credits: list[Credit]) -> str:
     """A header and one line per asset; equal credits give equal bytes."""
-    stream = io.StringIO(newline="")
-    writer = csv.DictWriter(stream, [item.name for item in fields(Credit)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(credit) for credit in credits)
-    return stream.getvalue()
+    names = [item.name for item in fields(Credit)]
+    return csv_text([names, *([getattr(credit, name) for name in names] for credit in credits)])
 
 
 def attribution_text(credits: list[Credit], title: str) -> str:

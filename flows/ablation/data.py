@@ -4,8 +4,6 @@ Every seed has a workspace of its own. Rows differ in the generate section alone
 and shards of a row that were finished before are taken as they are: a stopped ablation goes on where it was.
 """
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import numpy as np
 from configs.load import ConfigError, load_recipe
 from configs.schema import Recipe
 from data.images import decode_mask, decode_png
+from data.outside_text import csv_text
 from data.records import ScoreRecord
 from data.shards import Sample, load_index, read_all, write_atomic
 from flows.ablation.page import Figures, Mark, Part, as_html, as_markdown, draw
@@ -173,15 +172,14 @@ def write_tables(runs: Sequence[Run], folder: Path, title: str) -> list[Path]:
 
 
 def as_csv(runs: Sequence[Run]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["row", "seed", "sets", *MEASURES, "found", "image_yield", "set_yield", "generate_seconds"])
+    lines: list[list[object]] = [["row", "seed", "sets", *MEASURES]]
+    lines[0] += ["found", "image_yield", "set_yield", "generate_seconds"]
     for run in runs:
         means = [f"{run.mean(measure):.6f}" if run.has(measure) else "" for measure in MEASURES]
         yields = ["" if share is None else f"{share:.4f}" for share in (run.found, run.image_yield, run.set_yield)]
         seconds = "" if run.seconds is None else f"{run.seconds:.1f}"
-        writer.writerow([run.row, run.seed, len(run.values), *means, *yields, seconds])
-    return out.getvalue()
+        lines.append([run.row, run.seed, len(run.values), *means, *yields, seconds])
+    return csv_text(lines)
 
 
 def table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:

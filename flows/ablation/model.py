@@ -5,8 +5,6 @@ evaluation it is; rows that change the same share a training and an evaluation. 
 shards that were finished before, are taken as they are: a stopped ablation goes on where it was.
 """
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 from configs.load import ConfigError, load_recipe
 from configs.schema import Recipe
 from data.ids import canonical_json
+from data.outside_text import csv_text
 from data.shards import load_index, read_all, write_atomic
 from flows.ablation.page import Figures, Mark, Part, as_html, as_markdown, draw
 from flows.ablation.rows import Rows, as_overrides, chosen_rows, groups_of
@@ -186,14 +185,12 @@ NOTE = (
 
 
 def as_csv(runs: Sequence[Run]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["row", "seed", "sets", "categories", "loss", "images", *MEASURES])
+    lines: list[list[object]] = [["row", "seed", "sets", "categories", "loss", "images", *MEASURES]]
     for run in runs:
         means = [run.mean(measure) for measure in MEASURES]
         cells = ["" if mean is None else f"{mean:.6f}" for mean in means]
-        writer.writerow([run.row, run.seed, run.sets, run.categories, f"{run.loss:.6f}", len(run.scores), *cells])
-    return out.getvalue()
+        lines.append([run.row, run.seed, run.sets, run.categories, f"{run.loss:.6f}", len(run.scores), *cells])
+    return csv_text(lines)
 
 
 def table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:

@@ -4,8 +4,6 @@ The backbone that a number comes from stands beside it: in every line of the CSV
 and in the metadata of the Parquet file's columns. So does, in CSV and Markdown, the model that made a row's images.
 """
 
-import csv
-import io
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.outside_text import csv_text
 from models.evaluation.record import METRICS, EvaluatedImage
 from models.evaluation.tables import ALL, KINDS, Scores
 
@@ -29,16 +28,14 @@ SHORT = 12
 
 def as_csv(table: Table, backbones: Backbones, models: Models) -> str:
     """One line per row, kind and metric."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["row", "kind", "metric", *SPREADS, "objects", "images", "backbone", "model"])
+    lines: list[list[object]] = [["row", "kind", "metric", *SPREADS, "objects", "images", "backbone", "model"]]
     for row, kinds in table.items():
         for kind, cell in kinds.items():
             for metric in (name for name in METRICS if name in cell):
                 numbers = ["" if cell[metric][spread] is None else cell[metric][spread] for spread in SPREADS]
                 counts = [cell["objects"], cell["images"], backbones.get(metric, ""), models.get(row, "")]
-                writer.writerow([row, kind, metric, *numbers, *counts])
-    return out.getvalue()
+                lines.append([row, kind, metric, *numbers, *counts])
+    return csv_text(lines)
 
 
 def guidance_csv(images: Iterable[EvaluatedImage]) -> str:
@@ -47,13 +44,11 @@ def guidance_csv(images: Iterable[EvaluatedImage]) -> str:
     for image in images:
         if image.guidance_norms:
             seen.setdefault((image.row, image.kind), []).append(image.guidance_norms)
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["row", "kind", "step", "level", "image_norm", "text_norm", "images"])
+    lines: list[list[object]] = [["row", "kind", "step", "level", "image_norm", "text_norm", "images"]]
     for (row, kind), norms in seen.items():
         for step, (level, image, text) in enumerate(np.mean(norms, axis=0)):
-            writer.writerow([row, kind, step, round(level, 4), round(image, 4), round(text, 4), len(norms)])
-    return out.getvalue()
+            lines.append([row, kind, step, round(level, 4), round(image, 4), round(text, 4), len(norms)])
+    return csv_text(lines)
 
 
 def as_markdown(table: Table, gaps: Table, backbones: Backbones, models: Models, title: str) -> str:

@@ -4,12 +4,12 @@ A question counts if it is well-formed and the model, shown the prompt and the c
 same answer: TIFA checks its questions so with a second model, which answers from the text.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from data.ids import seed_for
+from data.outside_text import parse_json
 from models.evaluation.tifa import KEYS, Question, problem_of
 from models.prompts.chat import Chat, ChatModel, ChatSettings
 from models.scorers.vqa import normalised
@@ -84,8 +84,8 @@ def _parse(text: str, own: Written) -> list[Question]:
     for line in filter(None, map(str.strip, text.splitlines())):
         entry: Any
         try:
-            entry = json.loads(line.rstrip(","))
-        except json.JSONDecodeError:
+            entry = parse_json(line.rstrip(","))
+        except ValueError:
             entry = None
         known = {question["question"] for question in (*own.questions, *found)}
         if not isinstance(entry, dict):

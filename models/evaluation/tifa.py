@@ -4,7 +4,6 @@ A question is {"question", "choices", "answer"}, the form of a prompt's facts; w
 compared as `vqa.normalised` writes it.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from configs.load import ConfigError
+from data.outside_text import parse_json
 from models.scorers.vqa import VisualQuestionAnswerer, normalised
 
 Question = dict[str, Any]
@@ -55,8 +55,8 @@ def read_questions(path: Path) -> dict[str, list[Question]]:
     Further keys, which TIFA's published files have, are left out. ConfigError names the entry that cannot be used.
     """
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        entries = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ConfigError(f"evaluate.questions is {path}, which cannot be read: {error}") from error
     if not isinstance(entries, list):
         raise ConfigError(f"{path}: holds {type(entries).__name__}; needed: a list of objects with caption, {KEYS}")

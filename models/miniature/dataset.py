@@ -19,6 +19,7 @@ from data.depth import inverse_depth_condition
 from data.ids import seed_for, split_of
 from data.placement import draw_placement
 from data.rendering import Renderer
+from data.surfaces import surfaces_of
 from models.miniature.scenes import OTHER_OBJECTS, SCENES, composite, paint_scene
 from models.miniature.world import CATEGORIES, POSABLE, ObjectSpec, make_scene, parse_id, sample_specs
 
@@ -128,7 +129,7 @@ def _views_of(
     views: list[dict[str, np.ndarray | int]] = []
     scene_mesh = unit_scene(spec, pose)
     reach = fitting_distance(FOV_DEG, _radius(scene_mesh))
-    with renderer.load(scene_mesh) as loaded:
+    with renderer.load(surfaces_of(scene_mesh)) as loaded:
         for _ in range(len(scenes) * _TRIES):
             elevation = np.degrees(np.arcsin(rng.uniform(0, np.sin(np.radians(MAX_ELEVATION_DEG)))))
             distance = reach * rng.uniform(1.0, FARTHEST)

@@ -6,16 +6,17 @@ list, from 0; or beside images of any name a `manifest.csv` with the columns obj
 """
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from configs.load import ConfigError
-from data.benchmarks.base import IMAGES
+from data.benchmarks.base import IMAGES, inside
+from data.outside_text import parse_json
+from data.pictures import read_picture
 from data.shards import ShardWriter
 from data.stage import StageContext
 from tasks.evaluation.scoring import Shot
@@ -42,7 +43,7 @@ def external_images(
             if shot.subject in lost:
                 break
             try:
-                images[row, place] = _load(_find(folder, shot))
+                images[row, place] = np.asarray(read_picture(_find(folder, shot)).convert("RGB"))
             except (FileNotFoundError, ValueError) as error:
                 lost[shot.subject] = f"row {row}: {error}"
     for subject, detail in lost.items():
@@ -73,11 +74,10 @@ def read_manifest(folder: Path) -> Manifest | None:
     found: dict[tuple[str, str, int], Path] = {}
     if (folder / CSV).exists():
         source = folder / CSV
-        with source.open(encoding="utf-8", newline="") as stream:
-            lines = list(csv.DictReader(stream))
+        lines = _lines_of_csv(source)
     elif (folder / JSON).exists():
         source = folder / JSON
-        lines = json.loads(source.read_text(encoding="utf-8"))
+        lines = _lines_of_json(source)
     else:
         return None
     for number, line in enumerate(lines, start=1):
@@ -86,20 +86,33 @@ def read_manifest(folder: Path) -> Manifest | None:
             raise ConfigError(f"{source}: entry {number} has no {missing[0]}; needed: {', '.join(COLUMNS)}")
         try:
             seed = int(line["seed"])
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise ConfigError(
                 f"{source}: entry {number} has the seed {line['seed']!r}; allowed: whole numbers"
             ) from error
+        if not all(isinstance(line[name], str) for name in ("object", "prompt", "file")):
+            raise ConfigError(f"{source}: entry {number}: object, prompt and file must be text")
         key = (line["object"], line["prompt"], seed)
         if key in found:
             raise ConfigError(f"{source}: entry {number} repeats {key}; give each image once")
-        found[key] = folder / line["file"]
+        found[key] = inside(folder, line["file"], source)
     return found
 
 
-def _load(path: Path) -> np.ndarray:
+def _lines_of_csv(source: Path) -> list[dict[str, str]]:
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path}: not a picture that can be read") from error
+        with source.open(encoding="utf-8-sig", newline="") as stream:
+            return list(csv.DictReader(stream, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        needed = f"save it as UTF-8 with the columns {', '.join(COLUMNS)}"
+        raise ConfigError(f"{source}: cannot be read as CSV: {error}; {needed}") from error
+
+
+def _lines_of_json(source: Path) -> list[dict[str, Any]]:
+    try:
+        lines = parse_json(source.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{source}: cannot be read as JSON: {error}") from error
+    if not isinstance(lines, list) or not all(isinstance(line, dict) for line in lines):
+        raise ConfigError(f"{source}: needed: a list of objects with {', '.join(COLUMNS)}")
+    return lines

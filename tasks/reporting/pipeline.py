@@ -111,7 +111,8 @@ def failures(indexes: Mapping[str, ShardIndex]) -> Failures:
 
 def ruled_out(ctx: StageContext) -> list[FailureRow]:
     """Assets that the source or the licence allow-list left out before the run, at most MAX_FAILURES."""
-    lines = read_file(ctx, "assets", "rejected.jsonl").decode().splitlines()
+    # As bytes, since lines of text also end at characters that JSON leaves as they are.
+    lines = read_file(ctx, "assets", "rejected.jsonl").splitlines()
     rejected = [json.loads(line) for line in lines[:MAX_FAILURES]]
     return [FailureRow("assets", item["id"], item["reason"], cut(item["detail"])) for item in rejected]
 

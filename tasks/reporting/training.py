@@ -17,7 +17,7 @@ TITLES = {"loss": "flow loss", "gradient_norm": "gradient norm, before clipping"
 
 def read_metrics(data: bytes) -> list[Row]:
     """Rows of a `metrics.jsonl`: one per step, with `step` and numbers."""
-    return [json.loads(line) for line in data.decode().splitlines()]
+    return [json.loads(line) for line in data.splitlines()]
 
 
 def curves(rows: list[Row]) -> list[Markup]:

@@ -14,6 +14,7 @@ from data.correspondence import Correspondence, correspond
 from data.meshes import bounding_radius, load_mesh
 from data.placement import pairwise_overlap
 from data.rendering import Renderer, View
+from data.surfaces import surfaces_of
 from models.miniature.world import export_glb, parse_id
 
 MESHES = Path(os.environ.get("SYNCD_TEST_MESHES", Path(__file__).resolve().parents[3] / "shared" / "meshes"))
@@ -24,7 +25,7 @@ def views_of(data: bytes, size: int, angles: list[tuple[float, float]]) -> tuple
     reach = fitting_distance(40.0, bounding_radius(scene))
     with Renderer(size, size) as renderer:
         return scene.to_mesh(), list(
-            renderer.render_views(scene, [look_at(*angle, reach, 40.0, size, size) for angle in angles])
+            renderer.render_views(surfaces_of(scene), [look_at(*angle, reach, 40.0, size, size) for angle in angles])
         )
 
 
@@ -153,7 +154,7 @@ def test_a_placed_view_corresponds_as_the_unplaced_one_does() -> None:
     reach = fitting_distance(40.0, bounding_radius(scene))
     first, second = (look_at(angle, 30.0, reach, 40.0, 128, 128) for angle in (10.0, 35.0))
     with Renderer(128, 128) as renderer:
-        a, b, placed = renderer.render_views(scene, [first, second, second.placed(0.8, 9.0, 6.0)])
+        a, b, placed = renderer.render_views(surfaces_of(scene), [first, second, second.placed(0.8, 9.0, 6.0)])
     plain, moved = between(a, b, 64), between(a, placed, 64)
     both = plain.visible & moved.visible
     assert both.sum() > 0.9 * plain.visible.sum() > 300

@@ -20,6 +20,7 @@ from trimesh.visual.material import PBRMaterial
 from data.cameras import Camera, fitting_distance, look_at
 from data.meshes import MeshError, bounding_radius, load_mesh
 from data.rendering import RenderBackendError, Renderer, View, probe_backend
+from data.surfaces import surfaces_of
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MESHES = Path(os.environ.get("SYNCD_TEST_MESHES", CHECKOUT.parent / "shared" / "meshes"))
@@ -84,7 +85,7 @@ def test_depth_and_mask_are_those_of_ray_casting(
         geometry.add_geometry(trimesh.creation.box((0.5, 0.8, 0.3)), transform=turned)
     scene = scene_of(geometry)
     camera = view_from(scene).placed(*placing)
-    view, expected = renderer.render(scene, camera), ray_depth(scene, camera)
+    view, expected = renderer.render(surfaces_of(scene), camera), ray_depth(scene, camera)
     both = view.mask & (expected > 0)
     # Rasteriser and ray caster may differ on pixels whose centre an edge passes through.
     assert (view.mask != (expected > 0)).sum() <= 0.01 * both.sum()
@@ -94,14 +95,14 @@ def test_depth_and_mask_are_those_of_ray_casting(
 
 def test_an_all_black_object_is_all_object(renderer: Renderer) -> None:
     black = scene_of(box_with(PBRMaterial(baseColorFactor=[0, 0, 0, 255])))
-    view = renderer.render(black, view_from(black))
+    view = renderer.render(surfaces_of(black), view_from(black))
     assert view.mask.mean() > 0.2 and (view.rgb == 0).all()
     assert ((view.depth > 0) == view.mask).all() and (view.alpha[view.mask] > 0).all()
 
 
 def test_the_background_is_transparent_and_inside_is_opaque(renderer: Renderer) -> None:
     scene = scene_of(trimesh.creation.icosphere())
-    view = renderer.render(scene, view_from(scene))
+    view = renderer.render(surfaces_of(scene), view_from(scene))
     assert view.alpha[0, 0] == 0 and (view.rgb[view.alpha == 0] == 0).all()
     assert view.alpha[SIZE // 2, SIZE // 2] == 255
     assert ((view.alpha > 0) & (view.alpha < 255)).any()
@@ -109,7 +110,7 @@ def test_the_background_is_transparent_and_inside_is_opaque(renderer: Renderer) 
 
 def test_edges_carry_the_object_s_colour_and_none_of_the_background(renderer: Renderer) -> None:
     scene = scene_of(box_with(PBRMaterial(baseColorFactor=[255, 255, 255, 255])))
-    view = renderer.render(scene, view_from(scene))
+    view = renderer.render(surfaces_of(scene), view_from(scene))
     edge = (view.alpha > 0) & (view.alpha < 255)
     assert edge.any() and view.rgb[edge].min() > 100
 
@@ -117,7 +118,7 @@ def test_edges_carry_the_object_s_colour_and_none_of_the_background(renderer: Re
 def test_red_is_red_and_not_blown_out(renderer: Renderer) -> None:
     """Linear 0.8 red: the brightest face comes near it, no face exceeds it, no face loses it."""
     red = scene_of(box_with(PBRMaterial(baseColorFactor=[0.8, 0.0, 0.0, 1.0])))
-    seen = renderer.render(red, view_from(red)).rgb.reshape(-1, 3)
+    seen = renderer.render(surfaces_of(red), view_from(red)).rgb.reshape(-1, 3)
     seen = seen[seen[:, 0] > 0]
     assert (seen[:, 1:] == 0).all()
     assert 0.9 * to_srgb(0.8) <= seen[:, 0].max() <= to_srgb(0.8) + 1
@@ -128,7 +129,7 @@ def test_red_is_red_and_not_blown_out(renderer: Renderer) -> None:
 def test_no_light_exceeds_white(renderer: Renderer, azimuth: int) -> None:
     grey = scene_of(trimesh.creation.icosphere())
     grey = scene_of(trimesh.Trimesh(grey.to_mesh().vertices, grey.to_mesh().faces, vertex_colors=[128, 128, 128, 255]))
-    view = renderer.render(grey, view_from(grey, azimuth))
+    view = renderer.render(surfaces_of(grey), view_from(grey, azimuth))
     assert view.rgb[view.mask].max() <= to_srgb(128 / 255) + 1
 
 
@@ -159,7 +160,7 @@ def painted(kind: str) -> trimesh.Scene:
 @pytest.mark.parametrize("kind", ["vertex", "face", "material", "texture", "texture and factor", "material and vertex"])
 def test_a_colour_looks_the_same_however_the_asset_says_it(renderer: Renderer, kind: str) -> None:
     scene = painted(kind)
-    view = renderer.render(scene, view_from(scene))
+    view = renderer.render(surfaces_of(scene), view_from(scene))
     brightest = view.rgb.reshape(-1, 3).max(axis=0)
     # The top face receives 0.42 + 0.58 * 0.8 of the light, plus a little of the fill.
     light = (brightest[0] / to_srgb(0.5)) ** 2.4
@@ -171,19 +172,19 @@ def test_a_colour_looks_the_same_however_the_asset_says_it(renderer: Renderer, k
 def test_undefined_colour_is_neutral_grey(renderer: Renderer) -> None:
     scene = trimesh.Scene({"0000": trimesh.Trimesh(**trimesh.creation.box().to_dict())})
     scene.geometry["0000"].visual = trimesh.visual.ColorVisuals()
-    view = renderer.render(scene, view_from(scene))
+    view = renderer.render(surfaces_of(scene), view_from(scene))
     assert view.mask.any() and np.ptp(view.rgb[view.mask].astype(int), axis=1).max() == 0
 
 
 def test_metal_is_not_black(renderer: Renderer) -> None:
     scene = scene_of(box_with(PBRMaterial(baseColorFactor=[200, 200, 200, 255], metallicFactor=1.0)))
-    assert renderer.render(scene, view_from(scene)).rgb.max() > 150
+    assert renderer.render(surfaces_of(scene), view_from(scene)).rgb.max() > 150
 
 
 def test_both_sides_of_a_sheet_are_drawn_and_lit_by_where_they_face(renderer: Renderer) -> None:
     sheet = trimesh.Trimesh([[-1, 0, -1], [1, 0, -1], [1, 0, 1], [-1, 0, 1]], [[0, 2, 1], [0, 3, 2]], process=False)
     scene = scene_of(sheet)
-    above, below = (renderer.render(scene, view_from(scene, elevation=side)) for side in (60.0, -60.0))
+    above, below = (renderer.render(surfaces_of(scene), view_from(scene, elevation=side)) for side in (60.0, -60.0))
     assert above.mask.sum() == pytest.approx(below.mask.sum(), rel=0.05)
     assert above.rgb[above.mask].mean() > below.rgb[below.mask].mean() + 20
 
@@ -200,9 +201,9 @@ def test_cut_outs_are_no_object(renderer: Renderer, mode: str, share: float) -> 
         process=False,
     )
     scene = scene_of(square)
-    view = renderer.render(scene, view_from(scene, 0.0, 0.0))
+    view = renderer.render(surfaces_of(scene), view_from(scene, 0.0, 0.0))
     solid = scene_of(trimesh.Trimesh(square.vertices, square.faces, process=False))
-    whole = renderer.render(solid, view_from(solid, 0.0, 0.0))
+    whole = renderer.render(surfaces_of(solid), view_from(solid, 0.0, 0.0))
     assert view.mask.sum() / whole.mask.sum() == pytest.approx(share, abs=0.05)
     assert ((view.depth > 0) == view.mask).all()
 
@@ -219,7 +220,7 @@ def test_textures_are_the_right_way_up(renderer: Renderer) -> None:
         ),
         process=False,
     )
-    view = renderer.render(scene_of(square), view_from(scene_of(square), 0.0, 0.0))
+    view = renderer.render(surfaces_of(scene_of(square)), view_from(scene_of(square), 0.0, 0.0))
     top, bottom = view.rgb[SIZE // 3, SIZE // 2].astype(int), view.rgb[2 * SIZE // 3, SIZE // 2].astype(int)
     assert top[0] > 100 > top[2] and bottom[2] > 100 > bottom[0]
 
@@ -231,7 +232,7 @@ def test_an_image_that_breaks_off_is_a_mesh_error(renderer: Renderer) -> None:
     middle = data.index(b"\x89PNG") + 3000
     broken = data[:middle] + b"\0" * 2000 + data[middle + 2000 :]
     with pytest.raises(MeshError, match="bad_texture"):
-        renderer.render(load_mesh(broken, "glb"), look_at(0, 0, 2.5, 40, SIZE, SIZE))
+        renderer.render(surfaces_of(load_mesh(broken, "glb")), look_at(0, 0, 2.5, 40, SIZE, SIZE))
 
 
 def digest(view: View) -> str:
@@ -243,44 +244,45 @@ import trimesh
 from data.cameras import look_at
 from data.meshes import load_mesh
 from data.rendering import Renderer
+from data.surfaces import surfaces_of
 from tests.data.test_rendering import digest
 scene = load_mesh(trimesh.creation.torus(1.0, 0.4).export(file_type="glb"), "glb")
 with Renderer(48, 48) as renderer:
-    print(digest(renderer.render(scene, look_at(20.0, 30.0, 2.2, 40.0, 48, 48))))
+    print(digest(renderer.render(surfaces_of(scene), look_at(20.0, 30.0, 2.2, 40.0, 48, 48))))
 """
 
 
 def test_equal_bytes_on_repeat_and_in_another_process(renderer: Renderer) -> None:
     scene = scene_of(trimesh.creation.torus(1.0, 0.4))
     camera = look_at(20.0, 30.0, 2.2, 40.0, SIZE, SIZE)
-    here = {digest(renderer.render(scene, camera)) for _ in range(2)}
+    here = {digest(renderer.render(surfaces_of(scene), camera)) for _ in range(2)}
     there = subprocess.run([sys.executable, "-c", REPEAT], cwd=CHECKOUT, capture_output=True, text=True, check=True)
     assert here == {there.stdout.strip()}
 
 
 def test_what_was_drawn_before_leaves_no_trace(renderer: Renderer) -> None:
     small, large = scene_of(trimesh.creation.icosphere()), scene_of(trimesh.creation.box())
-    alone = digest(renderer.render(small, view_from(small)))
-    renderer.render(large, view_from(large))
-    assert digest(renderer.render(small, view_from(small))) == alone
+    alone = digest(renderer.render(surfaces_of(small), view_from(small)))
+    renderer.render(surfaces_of(large), view_from(large))
+    assert digest(renderer.render(surfaces_of(small), view_from(small))) == alone
 
 
 def test_one_upload_for_many_views_equals_single_renders(renderer: Renderer) -> None:
     scene = scene_of(trimesh.creation.torus(1.0, 0.4))
     cameras = [view_from(scene, azimuth) for azimuth in (0.0, 100.0, 200.0)]
-    together = [digest(view) for view in renderer.render_views(scene, cameras)]
-    assert together == [digest(renderer.render(scene, camera)) for camera in cameras]
+    together = [digest(view) for view in renderer.render_views(surfaces_of(scene), cameras)]
+    assert together == [digest(renderer.render(surfaces_of(scene), camera)) for camera in cameras]
     assert len(set(together)) > 1
 
 
 def test_renderers_of_two_sizes_live_side_by_side(renderer: Renderer) -> None:
     scene = scene_of(trimesh.creation.icosphere())
-    before = digest(renderer.render(scene, view_from(scene)))
+    before = digest(renderer.render(surfaces_of(scene), view_from(scene)))
     with Renderer(32, 20) as other:
         camera = view_from(scene).resized(32, 20)
-        assert other.render(scene, camera).rgb.shape == (20, 32, 3)
-        assert digest(renderer.render(scene, view_from(scene))) == before
-    assert digest(renderer.render(scene, view_from(scene))) == before
+        assert other.render(surfaces_of(scene), camera).rgb.shape == (20, 32, 3)
+        assert digest(renderer.render(surfaces_of(scene), view_from(scene))) == before
+    assert digest(renderer.render(surfaces_of(scene), view_from(scene))) == before
 
 
 def test_a_thread_has_its_own_renderer(renderer: Renderer) -> None:
@@ -289,24 +291,24 @@ def test_a_thread_has_its_own_renderer(renderer: Renderer) -> None:
 
     def work() -> None:
         try:
-            renderer.render(scene, view_from(scene))
+            renderer.render(surfaces_of(scene), view_from(scene))
         except RuntimeError as error:
             found.append(str(error))
         with Renderer(SIZE, SIZE) as own:
-            found.append(digest(own.render(scene, view_from(scene))))
+            found.append(digest(own.render(surfaces_of(scene), view_from(scene))))
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
     assert "one per thread" in str(found[0])
-    assert found[1] == digest(renderer.render(scene, view_from(scene)))
+    assert found[1] == digest(renderer.render(surfaces_of(scene), view_from(scene)))
 
 
 def test_closed_and_mismatched_use_is_refused(renderer: Renderer) -> None:
     scene = scene_of(trimesh.creation.box())
     with pytest.raises(ValueError, match="camera is 32 x 32, renderer 48 x 48"):
-        renderer.render(scene, view_from(scene, size=32))
-    with renderer.load(scene) as loaded:
+        renderer.render(surfaces_of(scene), view_from(scene, size=32))
+    with renderer.load(surfaces_of(scene)) as loaded:
         pass
     with pytest.raises(RuntimeError, match="load it again"):
         loaded.render(view_from(scene))
@@ -314,7 +316,7 @@ def test_closed_and_mismatched_use_is_refused(renderer: Renderer) -> None:
     closed.close()
     closed.close()
     with pytest.raises(RuntimeError, match="closed"):
-        closed.render(scene, view_from(scene))
+        closed.render(surfaces_of(scene), view_from(scene))
     with pytest.raises(ValueError, match="0 x 5"):
         Renderer(0, 5)
 
@@ -337,7 +339,7 @@ def test_a_missing_backend_says_what_to_do(monkeypatch: pytest.MonkeyPatch, name
 def test_real_assets_agree_with_ray_casting(renderer: Renderer, name: str) -> None:
     scene = load_mesh((MESHES / f"{name}.glb").read_bytes(), "glb")
     camera = view_from(scene, 40.0, 30.0)
-    view, expected = renderer.render(scene, camera), ray_depth(scene, camera)
+    view, expected = renderer.render(surfaces_of(scene), camera), ray_depth(scene, camera)
     both = view.mask & (expected > 0)
     assert both.sum() > 0.15 * SIZE**2 and (view.mask != (expected > 0)).sum() <= 0.02 * both.sum()
     assert np.quantile(np.abs(view.depth - expected)[both], 0.98) < 1e-4
@@ -346,6 +348,6 @@ def test_real_assets_agree_with_ray_casting(renderer: Renderer, name: str) -> No
 @needs_meshes
 def test_the_duck_is_yellow(renderer: Renderer) -> None:
     scene = load_mesh((MESHES / "Duck.glb").read_bytes(), "glb")
-    view = renderer.render(scene, view_from(scene))
+    view = renderer.render(surfaces_of(scene), view_from(scene))
     red, green, blue = view.rgb[view.mask].mean(axis=0)
     assert red > 180 and green > 140 and blue < 60

@@ -9,6 +9,7 @@ from fake_workspace import RUNTIME
 
 from configs.load import load_recipe
 from configs.schema import ModelRef, Runtime
+from data.sandbox.confinement import Confinement
 from flows import doctor
 from flows.doctor import Check
 
@@ -52,6 +53,13 @@ def test_a_rendering_back_end_that_crashes_is_broken_with_its_last_words(monkeyp
     check = doctor._rendering()
     assert (check.verdict, check.detail) == ("broken", "no EGL device")
     assert "libegl1" in check.fix
+
+
+def test_a_kernel_that_cannot_lock_meshes_in_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.sandbox.client.probe", lambda: Confinement(landlock=0, privileges_dropped=True))
+    assert doctor._meshes().verdict == "note" and "5.13" in doctor._meshes().fix
+    monkeypatch.setattr("data.sandbox.client.probe", lambda: Confinement(landlock=7, privileges_dropped=True))
+    assert doctor._meshes().verdict == "ok" and "Landlock 7, as nobody" in doctor._meshes().detail
 
 
 def test_a_model_that_is_not_there_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
