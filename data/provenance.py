@@ -243,14 +243,14 @@ def verify_stage(workspace: Path, stage: str) -> list[str]:
     on_disk = {item.relative_to(workspace).as_posix() for item in folder.rglob("*") if item.is_file()}
     problems += [f"{workspace / name}: in the folder, but not in {path}" for name in sorted(on_disk - set(listed))]
     external = statement["predicate"]["buildDefinition"]["externalParameters"]
-    expected = signature_of(stage, external.get("params", {}), _input_indexes(statement))
+    expected = signature_of(stage, external.get("params", {}), input_indexes(statement))
     for name, signature in ((folder / "index.json", index.signature), (path, external.get("signature"))):
         if signature != expected:
             problems.append(f"{name}: signature {signature}, the parameters and inputs in {path} give {expected}")
     return problems + _verify_dependencies(workspace, path, statement)
 
 
-def _input_indexes(statement: dict[str, Any]) -> dict[str, str]:
+def input_indexes(statement: dict[str, Any]) -> dict[str, str]:
     """sha256 of the index of each input stage, as the statement has it."""
     indexes = [item for item in dependencies_of(statement) if item["name"].endswith("/index.json")]
     return {item["name"].split("/")[1]: item["digest"]["sha256"] for item in indexes}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.ablation.commands import ablate
+from flows.audit.commands import audit
 from flows.options import (
     HERE,
     JsonOption,
@@ -33,6 +34,7 @@ app = typer.Typer(
 miniature = typer.Typer(help="The embedded miniature.", no_args_is_help=True)
 app.add_typer(miniature, name="miniature")
 app.add_typer(ablate, name="ablate")
+app.add_typer(audit, name="audit")
 study = typer.Typer(help="Ask people which images they prefer.", no_args_is_help=True)
 app.add_typer(study, name="study")
 

@@ -6,11 +6,16 @@ import tarfile
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows.engine import Progress, StageResult
+
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -184,7 +189,7 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def print_table(rows: list[list[str]]) -> None:
+def print_table(rows: "Sequence[Sequence[str | Text]]") -> None:
     """Header and rows, as wide as they need where output is no terminal."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console

@@ -1,0 +1,76 @@
+"""`syncd audit`: what a command needs is imported when it runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.options import HERE, JsonOption
+
+audit = typer.Typer(
+    help="From a checkpoint to everything behind it, back again, and whether all of it holds.", no_args_is_help=True
+)
+WorkspaceOption = Annotated[Path, typer.Option("--workspace", "-w", help="Folder that the runs were made in.")]
+
+
+@audit.command()
+def trace(
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="LoRA file, train folder, PNG (of the dataset, or made by syncd sample), set or sample id, or the "
+            "digest of a checkpoint or dataset, which may be shortened."
+        ),
+    ],
+    workspace: WorkspaceOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """What is behind a checkpoint or an image: assets, prompts, licences, models, code. JSON lists every image."""
+    from flows.audit.answers import print_trace, show
+    from flows.audit.store import open_store, workspace_of
+    from flows.audit.trace import trace
+
+    show(trace(open_store(workspace_of(workspace)), target, everything=as_json), as_json, print_trace)
+
+
+@audit.command()
+def find(
+    asset: Annotated[str | None, typer.Option(help="Object id, source uri, or sha256 of the source or mesh.")] = None,
+    licence: Annotated[str | None, typer.Option("--license", help="SPDX identifier, for example CC-BY-4.0.")] = None,
+    model: Annotated[str | None, typer.Option(help="NAME or NAME@REVISION, which may be shortened.")] = None,
+    sample: Annotated[str | None, typer.Option(help="Id of one image.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Part of a prompt.")] = None,
+    workspace: WorkspaceOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Where something went: sets, shards, datasets, and checkpoints with how often they used it, and when."""
+    asked = {"asset": asset, "license": licence, "model": model, "sample": sample, "prompt": prompt}
+    given = [(kind, value) for kind, value in asked.items() if value]
+    if len(given) != 1:
+        raise typer.BadParameter(f"give one of {', '.join(f'--{kind}' for kind in asked)}; {len(given)} are given")
+    from flows.audit.answers import print_found, show
+    from flows.audit.find import find
+    from flows.audit.store import open_store, workspace_of
+
+    show(find(open_store(workspace_of(workspace)), *given[0], everything=as_json), as_json, print_found)
+
+
+@audit.command()
+def sql(
+    query: Annotated[str | None, typer.Argument(help="One SELECT in DuckDB's dialect.")] = None,
+    tables: Annotated[bool, typer.Option("--tables", help="Print the tables and their columns.")] = False,
+    workspace: WorkspaceOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask the store in SQL. Queries only read, and only the store: no other file, no network."""
+    from data.audit.tables import handbook
+
+    if tables or query is None:
+        typer.echo(handbook())
+        return
+    from flows.audit.answers import show, table
+    from flows.audit.store import open_store, workspace_of
+
+    names, rows = open_store(workspace_of(workspace)).ask(query)
+    plain = {"columns": names, "rows": [list(row) for row in rows]}
+    show(plain, as_json, lambda answer: table(f"{len(rows)} rows", names, rows, most=None))
