@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from flows.engine import Progress, StageResult
 
-
 if TYPE_CHECKING:
     from rich.text import Text
 

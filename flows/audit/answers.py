@@ -1,6 +1,7 @@
 """Answers of the audit as tables for a terminal. Texts out of a dataset are shown as they are, never interpreted."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -203,3 +204,22 @@ def print_found(answer: Answer) -> None:
     )
     if not answer["datasets"]:
         typer.echo("in no published image")
+
+
+def print_diff(answer: Answer) -> None:
+    both = answer["datasets"]
+    names = ("dataset_sha256", "finished", "recipe", "seed", "objects", "sets", "samples", "shards")
+    table(
+        "datasets",
+        ("", "first", "second"),
+        ((label(name), both["first"][name], both["second"][name]) for name in names),
+    )
+    columns("recipe, stage versions and input files", answer["recipe"], ("key", "first", "second", "stages"))
+    columns("models", answer["models"], ("stage", "role", "first", "second"))
+    columns("code", answer["code"], ("stage", "what", "first:12", "second:12"))
+    columns("packages", answer["packages"], ("package", "first", "second"))
+    counts = Counter(row["change"] for row in answer["assets"])
+    table("objects", ("change", "count"), sorted(counts.items()))
+    columns("which", answer["assets"], ("object_id", "change", "first", "second"))
+    columns("published sets", answer["sets"], ("change", "reason", "count"))
+    typer.echo(f"{answer['same_sets']} sets are in both and equal")

@@ -74,3 +74,19 @@ def sql(
     names, rows = open_store(workspace_of(workspace)).ask(query)
     plain = {"columns": names, "rows": [list(row) for row in rows]}
     show(plain, as_json, lambda answer: table(f"{len(rows)} rows", names, rows, most=None))
+
+
+@audit.command()
+def diff(
+    first: Annotated[str, typer.Argument(help="Digest of a dataset, which may be shortened, or a workspace.")],
+    second: Annotated[str, typer.Argument(help="The same, of the later one.")],
+    workspace: WorkspaceOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """What changed between two versions of a dataset and why: recipe, models, code, assets, sets."""
+    from flows.audit.answers import print_diff, show
+    from flows.audit.diff import diff
+    from flows.audit.store import open_versions
+
+    store, digests = open_versions(workspace, first, second)
+    show(diff(store, *digests, everything=as_json), as_json, print_diff)

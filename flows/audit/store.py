@@ -84,3 +84,24 @@ def dataset_here(workspace: Path) -> str | None:
     """sha256 that names the dataset that the workspace holds at present."""
     path = workspace / "artifacts" / dataset.STAGE / "index.json"
     return sha256_file(path) if path.exists() else None
+
+
+def open_versions(workspace: Path, *versions: str) -> tuple[Store, list[str]]:
+    """One store with all of these datasets, and their digests. A version is a digest, which may be shortened, known to
+    the store of `workspace`; or a workspace, which stands for the dataset that it holds at present.
+
+    AuditError for one that is not there.
+    """
+    others = {version: workspace_of(Path(version)) for version in versions if Path(version).is_dir()}
+    folders = [] if len(others) == len(versions) else [workspace_of(workspace)]
+    store = open_store(*dict.fromkeys([*folders, *others.values()]))
+    digests = []
+    for version in versions:
+        sha256 = dataset_here(others[version]) if version in others else version
+        found = store.resolve("datasets", sha256) if sha256 else None
+        if found is None:
+            raise AuditError(
+                f"{version}: no dataset of this store; what there is: syncd audit sql 'SELECT * FROM datasets'"
+            )
+        digests.append(found)
+    return store, digests
