@@ -16,6 +16,9 @@ from data.ids import seed_for
 from data.images import decode_mask, decode_png
 from data.shards import Sample, ShardError, ShardIndex, load_index, read_shard, sha256_file
 
+BUFFER = 1024
+"""Samples that are shuffled among each other, unless a reader is told otherwise."""
+
 
 @dataclass(frozen=True)
 class SetImage:
@@ -102,7 +105,7 @@ class ShardReader:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
-        buffer: int = 1024,
+        buffer: int = BUFFER,
         epoch: int = 0,
         records_only: bool = False,
     ) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.ablation.commands import ablate
-from flows.audit.commands import audit
+from flows.audit.commands import audit, verify
 from flows.options import (
     HERE,
     JsonOption,
@@ -35,6 +35,7 @@ miniature = typer.Typer(help="The embedded miniature.", no_args_is_help=True)
 app.add_typer(miniature, name="miniature")
 app.add_typer(ablate, name="ablate")
 app.add_typer(audit, name="audit")
+app.command(name="verify")(verify)
 study = typer.Typer(help="Ask people which images they prefer.", no_args_is_help=True)
 app.add_typer(study, name="study")
 
@@ -248,25 +249,6 @@ def inspect(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(seen.picture)
         typer.echo(f"picture      {path}")
-
-
-@app.command()
-def verify(workspace: WorkspaceOption = HERE) -> None:
-    """Recompute every digest and follow the chain of statements from assets to report; check models and checkpoint."""
-    from flows.graph import load_graph
-    from flows.verify import verify as verify_workspace
-
-    problems, done = verify_workspace(workspace)
-    for problem in problems:
-        typer.echo(problem, err=True)
-    if problems:
-        typer.echo(f"{len(problems)} problems; make a stage again with: syncd run", err=True)
-        raise typer.Exit(1)
-    models = "models and checkpoint" if "train" in done else "models"
-    typer.echo(f"{len(done)} stages verified: files, indexes, parameters, statements, {models} agree")
-    missing = [name for name in load_graph(workspace.resolve()).names if name not in done]
-    if missing:
-        typer.echo(f"not run yet: {', '.join(missing)}")
 
 
 @app.command()

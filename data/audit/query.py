@@ -1,6 +1,6 @@
 """Questions to the audit store: DuckDB in memory, with one view per table over the Parquet files of all parts."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +25,14 @@ LOCKS = (
 class Store:
     """The parts of one or several stores, opened for reading."""
 
-    def __init__(self, *folders: Path) -> None:
+    def __init__(self, *folders: Path, without: Collection[Path] = ()) -> None:
+        """`without`: parts to leave out. AuditError for a part that cannot be read."""
         found: dict[str, tuple[Path, Manifest]] = {}
         for folder in folders:
             for kind in ("datasets", "checkpoints"):
                 for part in parts_of(folder, kind):
+                    if part in without:
+                        continue
                     manifest = read_manifest(part)
                     found.setdefault(f"{kind}/{manifest.sha256}", (part, manifest))
         self.parts = list(found.values())
@@ -94,7 +97,12 @@ def _connect(parts: Sequence[tuple[Path, Manifest]]) -> "DuckDBPyConnection":
                 f'CAST(NULL AS {SQL_TYPES[column.type]}) AS "{name}"' for name, column in table.typed.items()
             )
             body = f"SELECT {columns} WHERE false"
-        connection.execute(f"CREATE VIEW {table.name} AS {body}")
+        try:
+            connection.execute(f"CREATE VIEW {table.name} AS {body}")
+        except duckdb.Error as error:
+            raise AuditError(
+                f"audit store: {table.name} cannot be read ({error}); syncd audit verify names the part"
+            ) from error
     connection.execute(f"SET allowed_paths = [{', '.join(map(_quoted, allowed))}]")
     for statement in LOCKS:
         connection.execute(statement)

@@ -90,3 +90,33 @@ def diff(
 
     store, digests = open_versions(workspace, first, second)
     show(diff(store, *digests, everything=as_json), as_json, print_diff)
+
+
+@audit.command()
+def verify(
+    workspace: WorkspaceOption = HERE,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Also every record and image from those before it, and the ledger from its seed."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Recompute every digest and follow the chain of statements from assets to report; check models, checkpoint and
+    the audit store."""
+    from flows.audit.verify import verify
+
+    verdict = verify(workspace, deep, lambda line: typer.echo(f"checking {line}", err=True) if deep else None)
+    if as_json:
+        import json
+        from dataclasses import asdict
+
+        typer.echo(json.dumps({"holds": not verdict.problems, **asdict(verdict)}, indent=1, ensure_ascii=False))
+    for problem in verdict.problems if not as_json else ():
+        typer.echo(problem, err=True)
+    if verdict.problems:
+        typer.echo(f"{len(verdict.problems)} problems; make a stage again with: syncd run", err=True)
+        raise typer.Exit(1)
+    if not as_json:
+        typer.echo(f"{len(verdict.done)} stages verified: {', '.join(verdict.checked)} agree")
+        if verdict.missing:
+            typer.echo(f"not run yet: {', '.join(verdict.missing)}")

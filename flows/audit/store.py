@@ -21,14 +21,20 @@ def update(workspace: Path) -> list[str]:
     what their index says. What the store already holds stays as it is.
     """
     store = store_folder(workspace)
+    if not (workspace / "artifacts" / dataset.STAGE / "index.json").exists():
+        return []
+    with _locked(store):
+        return update_into(workspace, store)
+
+
+def update_into(workspace: Path, store: Path) -> list[str]:
+    """The same into any store."""
     notes = []
     for stage, take in ((dataset.STAGE, _take_dataset), (checkpoint.STAGE, _take_checkpoint)):
         if not (workspace / "artifacts" / stage / "index.json").exists():
             break
         try:
-            chain = chain_of(workspace, stage)
-            with _locked(store):
-                take(workspace, chain, store)
+            take(workspace, chain_of(workspace, stage), store)
         except (ChainError, ShardError, AuditError) as error:
             notes.append(f"audit: the {stage} stage is not taken into the store: {error}")
     return notes
