@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import HERE, JsonOption
+from flows.options import HERE, JsonOption, RuntimeOption, runtime_of
 
 audit = typer.Typer(
     help="From a checkpoint to everything behind it, back again, and whether all of it holds.", no_args_is_help=True
@@ -120,3 +120,67 @@ def verify(
         typer.echo(f"{len(verdict.done)} stages verified: {', '.join(verdict.checked)} agree")
         if verdict.missing:
             typer.echo(f"not run yet: {', '.join(verdict.missing)}")
+
+
+@audit.command()
+def replay(
+    count: Annotated[int, typer.Argument(min=1, help="Images to draw; the kept ones of their sets come with them.")],
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    tolerance: Annotated[
+        int,
+        typer.Option(min=0, max=255, help="Largest difference of a value, of 255, on other hardware; 0: equal bytes."),
+    ] = 0,
+    workspace: WorkspaceOption = HERE,
+    runtime: RuntimeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Generate random images of the dataset once more and compare them with the published ones."""
+    import os
+    from dataclasses import asdict
+
+    from flows.workspace import run_environment
+
+    how = runtime_of(runtime, None)
+    os.environ.update(run_environment(workspace.resolve(), how, run_id=""))
+
+    from flows.audit.answers import columns, show
+    from flows.audit.replay import differs, replay
+
+    rows = replay(workspace, count, seed, how, lambda line: typer.echo(line, err=True))
+    different = [row for row in rows if differs(row, tolerance)]
+    answer = {
+        "images": [asdict(row) for row in rows],
+        "drawn": count,
+        "equal_bytes": sum(row.same_bytes for row in rows),
+        "max_difference": max((row.max_difference for row in rows if row.max_difference is not None), default=None),
+        "tolerance": tolerance,
+        "different": [row.sample_id for row in different],
+    }
+    names = ("sample_id", "drawn", "same_bytes", "max_difference", "differing", "mask_equal", "problem")
+    show(answer, as_json, lambda answer: columns("replayed images", answer["images"], names))
+    allowed = f"within a tolerance of {tolerance} of 255, " if tolerance else ""
+    typer.echo(
+        f"{count} images drawn, {len(rows)} compared with their sets: {answer['equal_bytes']} equal to the byte, "
+        f"{allowed}largest difference {answer['max_difference']} of 255",
+        err=as_json,
+    )
+    if different:
+        typer.echo(f"{len(different)} differ: {', '.join(answer['different'][:5])}", err=True)
+        raise typer.Exit(1)
+
+
+@audit.command()
+def report(
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; default: artifacts/audit/report.")] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Verify as audit verify --deep does.")] = False,
+    workspace: WorkspaceOption = HERE,
+) -> None:
+    """Write what an auditor needs as one HTML page and as JSON: totals, chain, licences, models, uses, verification."""
+    from flows.audit.report import write_report
+
+    page, data, problems = write_report(workspace, out, deep)
+    typer.echo(page)
+    typer.echo(data)
+    if problems:
+        typer.echo(f"{problems} problems, which the page names", err=True)
+        raise typer.Exit(1)

@@ -55,7 +55,7 @@ def check_version(link: Link) -> None:
 def recorded_contexts(
     workspace: Path, chain: Sequence[Link], device: str = "cpu", options: dict[str, Any] | None = None
 ) -> Iterator[dict[str, StageContext]]:
-    """Every stage of a chain as it was run: it reads the artifacts of the workspace and writes to a temporary folder."""
+    """Every stage of a chain as it was run; it reads the workspace's artifacts and writes to a temporary folder."""
     recipe = recorded_recipe(chain)
     with tempfile.TemporaryDirectory(prefix="syncd-audit-") as scratch:
         artifacts = Path(scratch) / "artifacts"
