@@ -15,6 +15,7 @@ from prefect import flow, task
 from prefect.client.orchestration import get_client
 
 from configs.load import load_runtime
+from flows.audit.store import update as update_audit_store
 from flows.console import say
 from flows.graph import load_graph
 from flows.plan import dvc_status
@@ -105,4 +106,6 @@ def _regenerate(
         outcomes[stage] = reproduce(stage, str(folder), environment) if due else StageOutcome(stage, ran=False)
         if not outcomes[stage].ran:
             say(f"{stage}: {'restored from the DVC cache' if due else 'up to date'}")
+    for note in update_audit_store(folder):
+        say(f"WARNING: {note}")
     return list(outcomes.values())

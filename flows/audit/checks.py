@@ -71,8 +71,11 @@ def _check_checkpoint(store: Store, folder: Path, sha256: str, train: Link, deep
             yield f"{folder}: {name} is {said}, its statement names {stated}"
     if not deep:
         return
-    ordered = "ORDER BY step, place, slot NULLS FIRST"
-    found = ledger_digest(store.rows(f"SELECT * FROM ledger WHERE checkpoint_sha256 = ? {ordered}", [sha256]))
+    query = "SELECT * FROM ledger WHERE checkpoint_sha256 = ? ORDER BY step, place, slot NULLS FIRST"
+    try:
+        found = ledger_digest(store.rows(query, [sha256]))
+    except ValueError as error:
+        found = f"that is none ({error})"
     if found != own["ledger_sha256"]:
         yield f"{folder}: its ledger gives a file {found}, the one of the training is {own['ledger_sha256']}"
 

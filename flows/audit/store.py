@@ -99,7 +99,7 @@ def open_versions(workspace: Path, *versions: str) -> tuple[Store, list[str]]:
     AuditError for one that is not there.
     """
     others = {version: workspace_of(Path(version)) for version in versions if Path(version).is_dir()}
-    folders = [] if len(others) == len(versions) else [workspace_of(workspace)]
+    folders = [] if set(versions) <= set(others) else [workspace_of(workspace)]
     store = open_store(*dict.fromkeys([*folders, *others.values()]))
     digests = []
     for version in versions:

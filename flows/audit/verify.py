@@ -40,7 +40,7 @@ def verify(folder: Path, deep: bool = False, tell: Callable[[str], None] = lambd
     problems, done = verify_files(workspace)
     checked = ["files, indexes, parameters, statements", "models and checkpoint" if "train" in done else "models"]
     if deep and "shard" in done:
-        problems += _deep(workspace, "train" in done, tell, checked)
+        problems += record_problems(workspace, "train" in done, tell, checked)
     tell("audit store")
     problems += update(workspace)
     problems += check_store(workspace, deep)
@@ -49,7 +49,7 @@ def verify(folder: Path, deep: bool = False, tell: Callable[[str], None] = lambd
     return Verdict(list(dict.fromkeys(problems)), checked, done, missing)
 
 
-def _deep(workspace: Path, trained: bool, tell: Callable[[str], None], checked: list[str]) -> Iterator[str]:
+def record_problems(workspace: Path, trained: bool, tell: Callable[[str], None], checked: list[str]) -> Iterator[str]:
     """Problems of every check of records, each told before it begins and then added to `checked`."""
     from tasks.auditing import records
 

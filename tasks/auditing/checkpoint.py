@@ -102,10 +102,10 @@ def ledger_rows(step: dict[str, Any], shard_of: Mapping[str, str]) -> Iterator[R
 
 
 def ledger_digest(rows: Iterable[Mapping[str, Any]]) -> str:
-    """sha256 of the ledger.jsonl that these rows were read from, in the order of step, place, use and slot.
+    """sha256 of the ledger.jsonl that these rows were read from; in the order of step, place and slot, targets first.
 
     The table holds all that the file does, so that the file's digest, which the statement of the training names, can
-    be recomputed after the file itself is gone.
+    be recomputed after the file itself is gone. ValueError for a reference without a target, which no file has.
     """
     digest = hashlib.sha256()
     step: dict[str, Any] | None = None
@@ -115,6 +115,8 @@ def ledger_digest(rows: Iterable[Mapping[str, Any]]) -> str:
                 digest.update(_line(step))
             step = {"step": row["step"], "shards": {}, "samples": []}
         if row["use"] == "reference":
+            if not step["samples"] or "references" not in step["samples"][-1]:
+                raise ValueError(f"step {row['step']}: reference {row['sample_id']} without a target")
             example = step["samples"][-1]
             example["references"].append(row["sample_id"])
             example["flipped"].append(row["flipped"])
