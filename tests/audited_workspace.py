@@ -12,7 +12,7 @@ from flows.engine import run_stage
 from flows.runners import serial
 from flows.workspace import choose_recipe, prepare_workspace
 
-RUNTIME = Runtime(runner="thread", workers=1, device="cpu", min_free_disk_gb=0)
+RUNTIME = Runtime(runner="thread", workers=1, threads_per_worker=1, device="cpu", min_free_disk_gb=0)
 STAGES = ("assets", "prompts", "render", "generate", "score", "select", "shard", "train")
 SMALL = (
     *("assets.count=6", "assets.eval_share=0.2", "assets.shard_size=4"),

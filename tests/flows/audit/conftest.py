@@ -12,7 +12,6 @@ from flows.audit.store import update
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Not to be changed."""
-
     folder = tmp_path_factory.mktemp("audit")
     pairs = folder / "pairs.tar"
     write_pairs(pairs, 5)
