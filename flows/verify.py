@@ -1,4 +1,4 @@
-"""`syncd verify`: every digest of a workspace again, from assets to report, with the models and the checkpoint."""
+"""Every digest of a workspace again, from assets to report, with the models and the checkpoint."""
 
 import json
 from pathlib import Path

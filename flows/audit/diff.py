@@ -26,15 +26,15 @@ CHANGED = f"""
         SELECT s.dataset_sha256, set_id, model, licence, mesh_sha256
         FROM sets s JOIN assets USING (dataset_sha256, object_id) WHERE s.fate = 'published'
     ), p AS (
-        SELECT set_id, bool_or(x.sample_id IS NULL OR y.sample_id IS NULL) AS one_sided,
+        SELECT coalesce(x.set_id, y.set_id) AS set_id, bool_or(x.sample_id IS NULL OR y.sample_id IS NULL) AS one_sided,
                bool_or(x.prompt <> y.prompt) AS prompt, bool_or(x.prompt_sent <> y.prompt_sent) AS told,
                bool_or(x.seed <> y.seed) AS seed, bool_or(x.png_sha256 <> y.png_sha256) AS png,
                bool_or(x.mask_sha256 <> y.mask_sha256) AS mask
         FROM (SELECT * FROM samples WHERE dataset_sha256 = $first) x
-        FULL JOIN (SELECT * FROM samples WHERE dataset_sha256 = $second) y USING (sample_id, set_id)
-        WHERE (x.prompt, x.prompt_sent, x.seed, x.png_sha256, x.mask_sha256)
-              IS DISTINCT FROM (y.prompt, y.prompt_sent, y.seed, y.png_sha256, y.mask_sha256)
-        GROUP BY set_id
+        FULL JOIN (SELECT * FROM samples WHERE dataset_sha256 = $second) y USING (sample_id)
+        WHERE x.sample_id IS NULL OR y.sample_id IS NULL OR x.prompt <> y.prompt OR x.prompt_sent <> y.prompt_sent
+              OR x.seed <> y.seed OR x.png_sha256 <> y.png_sha256 OR x.mask_sha256 <> y.mask_sha256
+        GROUP BY ALL
     )
     SELECT set_id, {", ".join(f'{condition} AS "{name}"' for name, condition in REASONS.items())}
     FROM (SELECT * FROM own WHERE dataset_sha256 = $first) a

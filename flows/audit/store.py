@@ -9,6 +9,7 @@ from pathlib import Path
 from configs.load import ConfigError
 from data.audit.parts import AuditError, is_current, part_folder, store_folder
 from data.audit.query import Store
+from data.audit.tables import Kind
 from data.shards import ShardError, load_index, sha256_file
 from tasks.auditing import checkpoint, dataset
 from tasks.auditing.chain import ChainError, Link, chain_of, sources_of
@@ -20,11 +21,7 @@ def update(workspace: Path) -> list[str]:
     Returns why one could not be taken in, a line each: stages that are not made from each other, files that are not
     what their index says. What the store already holds stays as it is.
     """
-    store = store_folder(workspace)
-    if not (workspace / "artifacts" / dataset.STAGE / "index.json").exists():
-        return []
-    with _locked(store):
-        return update_into(workspace, store)
+    return update_into(workspace, store_folder(workspace))
 
 
 def update_into(workspace: Path, store: Path) -> list[str]:
@@ -35,33 +32,38 @@ def update_into(workspace: Path, store: Path) -> list[str]:
             break
         try:
             take(workspace, chain_of(workspace, stage), store)
-        except (ChainError, ShardError, AuditError) as error:
-            notes.append(f"audit: the {stage} stage is not taken into the store: {error}")
+        except (ChainError, ShardError, AuditError, LookupError, ValueError) as error:
+            notes.append(f"audit: the {stage} stage is not taken into the store: {type(error).__name__}: {error}")
     return notes
 
 
 def _take_dataset(workspace: Path, chain: list[Link], store: Path) -> None:
-    folder = part_folder(store, "datasets", str(chain[-1].index_sha256))
-    if not is_current(folder, sources_of(chain)):
-        dataset.write_dataset(workspace, chain, store)
+    with _due(store, "datasets", str(chain[-1].index_sha256), chain) as due:
+        if due:
+            dataset.write_dataset(workspace, chain, store)
 
 
 def _take_checkpoint(workspace: Path, chain: list[Link], store: Path) -> None:
     sha256 = checkpoint.weights_sha256(load_index(workspace / "artifacts" / checkpoint.STAGE))
-    if is_current(part_folder(store, "checkpoints", sha256), sources_of(chain)):
-        return
-    shards = load_index(workspace / "artifacts" / dataset.STAGE).shards
-    shard_of = {key: entry.sha256 for entry in shards for key in entry.keys}
-    checkpoint.write_checkpoint(workspace, chain, shard_of, store)
+    with _due(store, "checkpoints", sha256, chain) as due:
+        if due:
+            shards = load_index(workspace / "artifacts" / dataset.STAGE).shards
+            shard_of = {key: entry.sha256 for entry in shards for key in entry.keys}
+            checkpoint.write_checkpoint(workspace, chain, shard_of, store)
 
 
 @contextmanager
-def _locked(store: Path) -> Iterator[None]:
-    """One process at a time changes a store; the others wait."""
+def _due(store: Path, kind: Kind, sha256: str, chain: list[Link]) -> Iterator[bool]:
+    """Whether a part has to be written. Then one process at a time does it, and the others wait and find it done; a
+    store that is up to date is not touched, so that it may be read only."""
+    folder, sources = part_folder(store, kind, sha256), sources_of(chain)
+    if is_current(folder, sources):
+        yield False
+        return
     store.mkdir(parents=True, exist_ok=True)
     with (store / ".lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+        yield not is_current(folder, sources)
 
 
 def open_store(workspace: Path, *others: Path) -> Store:

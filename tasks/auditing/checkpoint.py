@@ -16,6 +16,7 @@ from tasks.auditing.chain import Link, sources_of, statement_row
 
 STAGE = "train"
 WEIGHTS, LEDGER, PAIRS = "pytorch_lora_weights.safetensors", "ledger.jsonl", "pairs.json"
+"""As in tasks.train and models.lora, which load torch."""
 
 
 def header_of(file: Path) -> CheckpointRecord:

@@ -18,7 +18,7 @@ from flows.audit.trace import trace
 
 
 def written(workspace: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in store_folder(workspace).rglob("*") if path.name != ".lock"}
+    return {path: path.stat().st_mtime_ns for path in store_folder(workspace).rglob("*") if path.is_file()}
 
 
 def test_what_is_there_is_not_read_again(workspace: Path) -> None:

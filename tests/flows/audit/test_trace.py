@@ -14,6 +14,8 @@ from data.audit.query import Store
 from data.shards import load_index, sha256_file
 from flows.audit.store import open_store
 from flows.audit.trace import trace
+from models.lora import FILE_NAME
+from tasks.auditing.checkpoint import WEIGHTS
 from tasks.auditing.pictures import METADATA_KEY
 from tasks.sample import METADATA_KEY as WRITTEN_BY_SAMPLE
 from tasks.sample import save_png
@@ -111,7 +113,7 @@ def test_a_changed_image_is_of_no_dataset(finished: Path, store: Store, tmp_path
 
 
 def test_a_picture_of_syncd_sample_leads_to_its_checkpoint(store: Store, checkpoint: str, tmp_path: Path) -> None:
-    assert METADATA_KEY == WRITTEN_BY_SAMPLE
+    assert (METADATA_KEY, WEIGHTS) == (WRITTEN_BY_SAMPLE, FILE_NAME)
     picture = Image.new("RGB", (8, 8))
     save_png(picture, {"checkpoint_sha256": checkpoint, "prompt": "a mug"}, tmp_path / "a.png")
     told = trace(store, str(tmp_path / "a.png"))
