@@ -18,6 +18,9 @@ from data.images import decode_mask, decode_png
 from data.shards import Sample, ShardEntry, ShardError, ShardIndex
 from data.streaming import AHEAD, ShardSource
 
+BUFFER = 1024
+"""Samples that are shuffled among each other, unless a reader is told otherwise."""
+
 
 @dataclass(frozen=True)
 class SetImage:
@@ -105,7 +108,7 @@ class ShardReader:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
-        buffer: int = 1024,
+        buffer: int = BUFFER,
         epoch: int = 0,
         records_only: bool = False,
         ahead: int = AHEAD,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.ablation.commands import ablate
+from flows.audit.commands import audit, verify
 from flows.deployment.commands import deploy
 from flows.keys import keys, sign
 from flows.options import (
@@ -44,6 +45,8 @@ app.add_typer(ablate, name="ablate")
 app.add_typer(models, name="models")
 app.add_typer(keys, name="keys")
 app.command()(sign)
+app.add_typer(audit, name="audit")
+app.command(name="verify")(verify)
 study = typer.Typer(help="Ask people which images they prefer.", no_args_is_help=True)
 app.add_typer(study, name="study")
 app.command()(simulate)
@@ -279,44 +282,6 @@ def inspect(
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, seen.picture)
         typer.echo(f"picture      {path}")
-
-
-@app.command()
-def verify(
-    workspace: WorkspaceOption = HERE,
-    public_key: Annotated[
-        list[Path] | None,
-        typer.Option(help="Public key in PEM that every statement must be signed by; repeat for keys that changed."),
-    ] = None,
-) -> None:
-    """Recompute every digest and follow the chain of statements from assets to report; check models, checkpoint and
-    signatures."""
-    from data.provenance import statement_path
-    from data.shards import sha256_file
-    from flows.graph import load_graph
-    from flows.signing import pinned_keys, signature_states, signature_summary
-    from flows.verify import verify as verify_workspace
-    from flows.verify import warnings_of
-
-    pinned = pinned_keys(public_key or [])
-    problems, done = verify_workspace(workspace, pinned)
-    for warning in warnings_of(workspace):
-        typer.echo(f"WARNING: {warning}", err=True)
-    for problem in problems:
-        typer.echo(problem, err=True)
-    signatures = f"signatures: {signature_summary(signature_states(workspace.resolve(), pinned))}"
-    if problems:
-        typer.echo(signatures, err=True)
-        typer.echo(f"{len(problems)} problems; make a stage again with: syncd run", err=True)
-        raise typer.Exit(1)
-    models = "models and checkpoint" if "train" in done else "models"
-    typer.echo(f"{len(done)} stages verified: files, indexes, parameters, statements, {models} agree")
-    typer.echo(signatures)
-    if done:
-        typer.echo(f"last statement: {done[-1]} {sha256_file(statement_path(workspace.resolve(), done[-1]))}")
-    missing = [name for name in load_graph(workspace.resolve()).names if name not in done]
-    if missing:
-        typer.echo(f"not run yet: {', '.join(missing)}")
 
 
 @app.command()

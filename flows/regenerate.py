@@ -18,6 +18,7 @@ from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
 from configs.load import load_runtime
+from flows.audit.store import update as update_audit_store
 from flows.console import say
 from flows.graph import load_graph
 from flows.plan import dvc_status
@@ -142,4 +143,6 @@ def walk(folder: Path, stages: Sequence[str], runtime: str | None, retries: int 
         outcomes[stage] = again(stage, str(folder), environment) if due else StageOutcome(stage, ran=False)
         if not outcomes[stage].ran:
             say(f"{stage}: {'restored from the DVC cache' if due else 'up to date'}")
+    for note in update_audit_store(folder):
+        say(f"WARNING: {note}")
     return list(outcomes.values())

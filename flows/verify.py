@@ -1,5 +1,4 @@
-"""`syncd verify`: every digest of a workspace again, from assets to report, with the models, the checkpoint and the
-signatures."""
+"""Every digest of a workspace again, from assets to report, with the models, the checkpoint and the signatures."""
 
 import json
 from collections.abc import Mapping

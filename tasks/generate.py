@@ -99,9 +99,7 @@ def request_of(
     """Everything the generator needs for one set: from the rendered views, or without any from the words."""
     section = ctx.recipe.generate
     texts = tuple(_told(section, prompt) for prompt in prompts)
-    seeds = tuple(
-        seed_for(ctx.recipe.seed, "generate", sample_id_of(render.set_id, index)) for index in range(len(prompts))
-    )
+    seeds = tuple(_seed(ctx, render.set_id, index) for index in range(len(prompts)))
     if not render.views:
         subject = appearance if section.mask_words == "appearance" and appearance else render.category
         return SetRequest(prompts=texts, seeds=seeds, subject=subject)
@@ -160,19 +158,29 @@ def _record(
         model=f"{model.name}@{model.revision}",
         settings=ctx.recipe.generate.model_dump(mode="json", exclude={"max_failed_fraction", "shard_size"}),
         correspondence_share=shares,
-        samples=[
-            SampleRecord(
-                sample_id=sample_id_of(render.set_id, index),
-                index=index,
-                prompt=prompt.text,
-                prompt_kind=prompt.kind,
-                prompt_sent=settings_of(ctx).told(request.prompts[index]),
-                facts=prompt.facts,
-                seed=request.seeds[index],
-            )
-            for index, prompt in enumerate(prompts)
-        ],
+        samples=sample_records(ctx, render.set_id, prompts),
     )
+
+
+def sample_records(ctx: StageContext, set_id: str, prompts: list[Prompt]) -> list[SampleRecord]:
+    """How each image of a set comes to be: its prompt, what the model is told, and its seed."""
+    settings = settings_of(ctx)
+    return [
+        SampleRecord(
+            sample_id=sample_id_of(set_id, index),
+            index=index,
+            prompt=prompt.text,
+            prompt_kind=prompt.kind,
+            prompt_sent=settings.told(_told(ctx.recipe.generate, prompt)),
+            facts=prompt.facts,
+            seed=_seed(ctx, set_id, index),
+        )
+        for index, prompt in enumerate(prompts)
+    ]
+
+
+def _seed(ctx: StageContext, set_id: str, index: int) -> int:
+    return seed_for(ctx.recipe.seed, "generate", sample_id_of(set_id, index))
 
 
 def _files(sample: Sample, request: SetRequest, made: ImageSet) -> dict[str, bytes]:

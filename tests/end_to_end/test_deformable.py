@@ -11,10 +11,10 @@ from data.images import decode_mask, decode_png
 from data.published import PublishedRecord
 from data.records import GeneratedRecord, PromptRecord
 from data.shards import load_index, read_all
+from flows.audit.verify import verify
 from flows.engine import run_stage
 from flows.graph import load_graph
 from flows.runners import serial
-from flows.verify import verify
 from flows.workspace import choose_recipe, prepare_workspace
 from tasks.inspect_set import UnknownSetError, inspect_set
 
@@ -105,8 +105,8 @@ def test_a_set_without_views_is_shown_with_the_mask_of_its_attention(workspace: 
 
 
 def test_the_rest_of_the_pipeline_takes_it_and_it_verifies(workspace: Path) -> None:
-    problems, done = verify(workspace)
-    assert (problems, done) == ([], list(load_graph(workspace).names))
+    verdict = verify(workspace, deep=True)
+    assert (verdict.problems, verdict.done) == ([], list(load_graph(workspace).names))
     page = (workspace / "artifacts" / "report" / "index.html").read_text()
     assert "No object of this recipe is held out" in page
     assert all(str(record.appearance) in page for record in records(workspace, "shard", PublishedRecord))

@@ -1,0 +1,1 @@
+"""`syncd audit`: questions about datasets and checkpoints, answered from their records."""
