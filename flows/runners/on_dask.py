@@ -19,7 +19,7 @@ from configs.load import ConfigError
 from configs.schema import Runtime
 from flows.runners.common import Done, Item, drain
 from flows.runners.remote import Setup, WorkerError, call_prepared, extra, setup_of, tell_to_wait
-from flows.worker import WORKER_VARIABLE, Sealed, gpu_count
+from flows.worker import WORKER_VARIABLE, Sealed, StageError, gpu_count
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -43,7 +43,16 @@ def dask(function: Callable[[Item], Any], jobs: Iterable[Item], runtime: Runtime
         def submit(job: Item) -> Any:
             return pool.submit(call, {"function": function, "sealed": Sealed((setup, job))})
 
-        yield from drain(submit, jobs, lambda: 2 * max(1, len(pool.client.nthreads())), (KilledWorker,))
+        def window() -> int:
+            try:
+                return 2 * max(1, len(pool.client.nthreads()))
+            except OSError as error:
+                raise StageError(
+                    f"the Dask scheduler went away ({error}); finished shards are kept: start it and its workers, and "
+                    f"run the same command again"
+                ) from error
+
+        yield from drain(submit, jobs, window, (KilledWorker,))
 
 
 @contextmanager
@@ -53,6 +62,7 @@ def session(runtime: Runtime) -> Iterator["DaskTaskRunner"]:
     import dask
     from prefect_dask import DaskTaskRunner
 
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is told by the engine
     if runtime.cluster is not None:
         with DaskTaskRunner(address=runtime.cluster) as pool:
             try:
@@ -74,7 +84,7 @@ def session(runtime: Runtime) -> Iterator["DaskTaskRunner"]:
         "memory_limit": 0,  # a shard may need all that there is
         "dashboard_address": "127.0.0.1:0",
         "scheduler_kwargs": {"dashboard": False},
-        "silence_logs": logging.CRITICAL,
+        "silence_logs": logging.CRITICAL,  # of its workers
     }
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}), DaskTaskRunner(cluster_kwargs=kind) as pool:
         yield pool
