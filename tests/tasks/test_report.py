@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import report_artifacts
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from PIL import Image
 from report_artifacts import DROPPED, OBJECTS, recipe_of, report_context, write_run
 
 from data.images import encode_png
 from data.records import DecisionRecord, ImageDecision
 from data.shards import ShardError
+from data.signing import keyid_of, sign_statement
 from flows.graph import load_graph, tracked_recipe
 from tasks import report
 from tasks.reporting import charts, evaluation, pictures, pipeline, sets, statements
@@ -227,6 +229,16 @@ def test_broken_link_between_statements_is_shown(tmp_path):
     assert summary["broken_links"] == 2  # generate and evaluate name render's statement
     assert "2 of 28 links are broken" in " ".join(page.texts["provenance"].split())
     assert page.texts["provenance"].count("does not match") == 4  # in the table and in the details
+
+
+def test_every_statement_is_unsigned_or_names_the_key_that_the_page_did_not_check(tmp_path):
+    ctx = build(tmp_path, objects=("cup", "mug"), dropped=())
+    key = Ed25519PrivateKey.generate()
+    sign_statement(ctx.workspace, "render", key)
+    page, _ = written(ctx, tmp_path / "out")
+    words = page.texts["provenance"]
+    assert words.count(f"signed, key not checked (keyid {keyid_of(key.public_key())[:16]})") == 1
+    assert words.count("unsigned") == len(ctx.inputs) - 1
 
 
 def test_evaluation_table_and_pictures(finished, tmp_path):
