@@ -94,7 +94,7 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
             )
         _check_licence(generated, asset, allowed)
         record = published(generated, scores[sample.key], decisions[sample.key], asset, thresholds)
-        out.add(sample.key, record, _files(sample, record))
+        out.add(sample.key, record, published_files(sample, record))
 
 
 def _check_licence(generated: GeneratedRecord, asset: AssetRecord, allowed: Collection[str]) -> None:
@@ -157,7 +157,7 @@ def published(
     )
 
 
-def _files(sample: Sample, record: PublishedRecord) -> dict[str, bytes]:
+def published_files(sample: Sample, record: PublishedRecord) -> dict[str, bytes]:
     """The kept images, marked as synthetic, and their masks as they are."""
     files = {}
     for image in record.samples:

@@ -10,6 +10,7 @@ import numpy as np
 from configs.schema import Runtime
 from data.audit.parts import AuditError
 from data.images import decode_png
+from data.release.marking import mark_png
 from data.shards import Sample, ShardError, ShardIndex, ShardWriter, load_index, read_shard, read_tar
 from data.stage import ShardSpec, StageContext
 from flows.audit.recorded import check_version, recorded_contexts
@@ -117,7 +118,7 @@ def _compare(published: Sample, again: Sample | None, drawn: set[str]) -> list[R
         if again is None:
             rows.append(Replayed(name, name in drawn, False, None, 1.0, False, "the stage failed its set this time"))
             continue
-        anew = again.files[f"{image['index']}.png"]
+        anew = mark_png(again.files[f"{image['index']}.png"])
         largest, share, problem = _difference(kept, anew)
         told = {own["sample_id"]: own for own in again.record["samples"]}[name]
         other = sorted(field for field in told if told[field] != image[field])

@@ -9,6 +9,7 @@ from PIL import Image, UnidentifiedImageError
 
 from data.audit.parts import AuditError
 from data.images import decode_png, encode_png
+from data.release.marking import mark_png
 
 METADATA_KEY = "syncd"
 """Text chunk of pictures that `syncd sample` made, as in tasks.sample, which loads torch."""
@@ -36,5 +37,5 @@ def digests_of(path: Path) -> dict[str, str]:
     """sha256 of the file, and of the same pixels as the dataset would store them: equal pixels give equal bytes, so a
     picture that was only saved anew is found by the second."""
     data = path.read_bytes()
-    again = encode_png(decode_png(data))
+    again = mark_png(encode_png(decode_png(data)))
     return {"file": hashlib.sha256(data).hexdigest(), "pixels": hashlib.sha256(again).hexdigest()}

@@ -100,9 +100,9 @@ def check_published(ctx: StageContext) -> Iterator[str]:
                 own, scores[sample.key], decisions[sample.key], assets[own.object_id], thresholds
             )
             yield from _fields("shard", entry, sample, expected.model_dump(mode="json"))
-            names = {f"{image.index}.{kind}" for image in expected.samples for kind in ("png", "mask.png")}
-            for name in sorted(names | set(sample.files)):
-                if sample.files.get(name) != made[sample.key].files.get(name) or name not in names:
+            files = shard.published_files(made[sample.key], expected)
+            for name in sorted({*files, *sample.files}):
+                if sample.files.get(name) != files.get(name):
                     yield f"shard/{entry.name}: {sample.key}: {name} is not the one that was generated and kept"
 
 
