@@ -10,7 +10,7 @@ from configs.load import ConfigError
 from data.shards import FileEntry, ShardError, ShardIndex, sha256_file
 from data.store import MissingError, Store
 from flows.fetching import WEIGHTS, checkpoint_at
-from models.lora import FILE_NAME
+from models.header import FILE_NAME
 
 DATA = b"weights" * 1000
 

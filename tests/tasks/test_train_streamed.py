@@ -16,7 +16,7 @@ from data import store as store_module
 from data.origin import set_origin
 from data.shards import ShardIndex, sha256_file
 from data.store import Store
-from models.lora import FILE_NAME
+from models.header import FILE_NAME
 from tasks import train
 
 torch.set_num_threads(1)

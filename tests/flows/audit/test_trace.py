@@ -14,7 +14,7 @@ from data.audit.query import Store
 from data.shards import load_index, sha256_file
 from flows.audit.store import open_store
 from flows.audit.trace import trace
-from models.lora import FILE_NAME
+from models.header import FILE_NAME
 from tasks.auditing.checkpoint import WEIGHTS
 from tasks.auditing.pictures import METADATA_KEY
 from tasks.sample import METADATA_KEY as WRITTEN_BY_SAMPLE

@@ -6,7 +6,8 @@ import torch
 from data.ids import digest_of
 from data.shards import ShardIndex, ShardWriter, sha256_file
 from data.stage import ShardSpec, StageContext, chunk
-from models.lora import FILE_NAME, canonical_safetensors
+from models.header import FILE_NAME
+from models.lora import canonical_safetensors
 from models.training.record import CheckpointRecord
 
 
