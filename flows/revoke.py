@@ -1,28 +1,25 @@
 """`syncd revoke`: take an object out of everything, and say where it had gone."""
 
 import difflib
-import json
 import subprocess
 import sys
-from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from configs.load import ConfigError
 from data.ids import object_of
 from data.records import AssetRecord
 from data.revocation import Tombstone, load_revocations, write_revocations
-from data.shards import ShardIndex, load_index, read_all, sha256_file
+from data.shards import ShardIndex, load_index, read_all
+from flows.audit.find import find
+from flows.audit.store import open_store
 from flows.graph import Graph, index_path, load_graph
 from flows.history import DONE, stage_state
 from flows.results import delete_work, old_work
 from flows.workspace import quiet_environment
-from models.header import FILE_NAME
 
 LAST_STAGE = "shard"
-LEDGER = "ledger.jsonl"
 
 
 @dataclass(frozen=True)
@@ -36,11 +33,11 @@ class StageUse:
 
 @dataclass(frozen=True)
 class Trained:
-    """How the checkpoint of the workspace used an object."""
+    """How a checkpoint on record used an object's images."""
 
     sha256: str
-    draws: int
-    """Training examples of the object's sets."""
+    as_target: int
+    as_reference: int
     steps: int
     """Optimizer steps with at least one."""
 
@@ -49,7 +46,8 @@ class Trained:
 class Affected:
     asset: AssetRecord
     stages: tuple[StageUse, ...]
-    checkpoint: Trained | None
+    checkpoints: tuple[Trained, ...]
+    """All that the audit store knows, earlier ones too."""
 
     @property
     def published(self) -> tuple[str, ...]:
@@ -91,13 +89,12 @@ def _use(stage: str, index: ShardIndex, object_id: str) -> StageUse:
     return StageUse(stage, tuple(key for key, _ in own), tuple(dict.fromkeys(name for _, name in own)))
 
 
-def _trained(workspace: Path, object_id: str) -> Trained | None:
-    folder = workspace / "artifacts" / "train"
-    if not (folder / FILE_NAME).exists() or not (folder / LEDGER).exists():
-        return None
-    rows = [json.loads(line) for line in (folder / LEDGER).read_text(encoding="utf-8").splitlines()]
-    draws = Counter(row["step"] for row in rows for own in row["samples"] if object_of(own.get("set", "")) == object_id)
-    return Trained(sha256_file(folder / FILE_NAME), draws.total(), len(draws)) if draws else None
+def _trained(workspace: Path, object_id: str) -> tuple[Trained, ...]:
+    if not index_path(workspace, LAST_STAGE).exists():
+        return ()
+    rows = find(open_store(workspace), "asset", object_id)["checkpoints"]
+    names = ("as_target", "as_reference", "steps")
+    return tuple(Trained(row["checkpoint_sha256"], *(row[name] for name in names)) for row in rows if row["steps"])
 
 
 def bury(workspace: Path, affected: Affected, reason: str) -> Tombstone:
@@ -116,7 +113,7 @@ def bury(workspace: Path, affected: Affected, reason: str) -> Tombstone:
         source_sha256=asset.source_sha256,
         licence=asset.licence,
         sets=affected.published,
-        checkpoints=(affected.checkpoint.sha256,) if affected.checkpoint else (),
+        checkpoints=tuple(own.sha256 for own in affected.checkpoints),
     )
     write_revocations(workspace, revocations.adding(stone))
     return stone
@@ -138,19 +135,10 @@ def affected_table(affected: Affected) -> list[list[str]]:
     for use in affected.stages:
         named = ", ".join(use.keys[:4]) + (" ..." if use.keys[4:] else "")
         rows.append([use.stage, str(len(use.keys)), str(len(use.shards)), named])
-    if affected.checkpoint:
-        trained = affected.checkpoint
-        rows.append(["train", "", "", f"{trained.sha256[:16]}: {trained.draws} examples in {trained.steps} steps"])
+    for own in affected.checkpoints:
+        used = f"{own.as_target} times as target, {own.as_reference} as reference, in {own.steps} steps"
+        rows.append(["checkpoint", "", "", f"{own.sha256[:16]}: {used}"])
     return rows
-
-
-def affected_json(affected: Affected) -> dict[str, Any]:
-    trained = affected.checkpoint
-    return {
-        "object": affected.asset.model_dump(mode="json", exclude={"attributes"}),
-        "stages": {use.stage: {"keys": use.keys, "shards": use.shards} for use in affected.stages},
-        "checkpoint": trained and {"sha256": trained.sha256, "draws": trained.draws, "steps": trained.steps},
-    }
 
 
 def is_revoked(workspace: Path, wanted: str) -> bool:
