@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from configs.load import ConfigError
+from data.audit.parts import AuditError
 from data.ids import object_of
 from data.records import AssetRecord
 from data.revocation import Tombstone, load_revocations, write_revocations
@@ -92,7 +93,11 @@ def _use(stage: str, index: ShardIndex, object_id: str) -> StageUse:
 def _trained(workspace: Path, object_id: str) -> tuple[Trained, ...]:
     if not index_path(workspace, LAST_STAGE).exists():
         return ()
-    rows = find(open_store(workspace), "asset", object_id)["checkpoints"]
+    store = open_store(workspace)
+    try:
+        rows = find(store, "asset", object_id)["checkpoints"]
+    except AuditError:  # it was never published
+        return ()
     names = ("as_target", "as_reference", "steps")
     return tuple(Trained(row["checkpoint_sha256"], *(row[name] for name in names)) for row in rows if row["steps"])
 
