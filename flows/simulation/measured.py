@@ -132,6 +132,7 @@ def runner(workspace: Path, name: str, runtime: Runtime) -> Counts:
     ctx = context(workspace, "assets", runtime)
     specs = engine.plan_shards(stage_module(PACKAGE, "assets"), ctx)[:RUNNER_SHARDS]
     ctx = replace(ctx, signature=name.ljust(16, "-"))
+    engine.write_plan(ctx, specs)
     quick = runtime.model_copy(update={"threads_per_worker": 1})
     ends: list[float] = []
 

@@ -10,6 +10,7 @@ import torch
 from generated_sets import random_set
 from s3_server import SLOW_DOWN, Request, S3Server, s3_server
 from tiny_checkpoint import SIDE, recipe_of
+from tiny_dataset import write_dataset
 
 from configs.schema import Recipe
 from data import store as store_module
@@ -38,8 +39,7 @@ def test_weights_and_ledger_are_those_of_a_training_from_disk(
     monkeypatch.setattr(store_module, "PAUSES_SECONDS", (0.0,))
     recipe = recipe_of(tmp_path / "flux")
     disk, streamed = tmp_path / "disk", tmp_path / "streamed"
-    stage_runs.write_input(disk, "shard", [random_set(f"mug-{n}", n, size=SIDE) for n in range(4)], recipe, 1)
-    here = disk / "artifacts" / "shard"
+    here = write_dataset(disk, [random_set(f"mug-{n}", n, size=SIDE) for n in range(8)], recipe)
     expected = trained(disk, recipe)
 
     there = Store(f"{server.make_bucket()}/shard/0123")
@@ -47,7 +47,8 @@ def test_weights_and_ledger_are_those_of_a_training_from_disk(
         there.add(path.name, path, sha256_file(path))
     folder = streamed / "artifacts" / "shard"
     folder.mkdir(parents=True)
-    shutil.copy(here / "index.json", folder)
+    for name in ("index.json", "card.json"):
+        shutil.copy(here / name, folder)
     set_origin(folder, there.url)
     asked: set[str] = set()
 
