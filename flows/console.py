@@ -9,14 +9,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from data.outside_text import on_terminal
 from flows.crashes import crashes_text
 from flows.engine import Progress, StageResult
-
-if TYPE_CHECKING:
-    from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -197,7 +193,7 @@ def say(line: str) -> None:
     print(on_terminal(line), flush=True)
 
 
-def print_table(rows: "Sequence[Sequence[str | Text]]") -> None:
+def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Header and rows, as wide as they need where output is no terminal."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console

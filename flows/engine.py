@@ -407,6 +407,7 @@ def _advanced(progress: Progress, receipt: Receipt) -> Progress:
         shards_done=progress.shards_done + 1,
         keys_done=progress.keys_done + len(receipt.keys) + len(receipt.failed),
         failed=progress.failed + len(receipt.failed),
+        reasons=dict(Counter(progress.reasons) + Counter(failure.reason for failure in receipt.failed)),
     )
 
 

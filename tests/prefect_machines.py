@@ -20,6 +20,7 @@ from flows.workspace import PROJECT, quiet_environment
 
 PREFECT = [sys.executable, "-m", "prefect"]
 LONGEST_SECONDS = 240.0
+SECONDS_TO_END = 10.0
 
 
 @contextmanager
@@ -43,7 +44,7 @@ def server(home: Path) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def running(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process, ended by SIGTERM as a supervisor does it."""
+    """A process, ended by SIGTERM as a supervisor does it, and by SIGKILL if it waits for its clients to leave."""
     with log.open("wb") as stream:
         process = subprocess.Popen(
             command, cwd=PROJECT, env=environment, stdout=stream, stderr=stream, start_new_session=True
@@ -52,7 +53,11 @@ def running(command: list[str], environment: dict[str, str], log: Path) -> Itera
         yield process
     finally:
         process.terminate()
-        process.wait(LONGEST_SECONDS)
+        try:
+            process.wait(SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 @contextmanager

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import typer
-from rich.text import Text
 
 from flows.console import print_table
 
@@ -28,8 +27,7 @@ def table(title: str, head: Sequence[str], rows: Iterable[Sequence[Any]], most: 
     if not listed:
         return
     typer.echo(title)
-    # As Text, since rich would read markup and emoji codes out of a plain string.
-    print_table([list(head), *([Text(plain(value)) for value in row] for row in listed[:most])])
+    print_table([list(head), *([plain(value) for value in row] for row in listed[:most])])
     if most is not None and len(listed) > most:
         typer.echo(f"... and {len(listed) - most} more: --json\n")
 

@@ -26,7 +26,7 @@ RECORDS = [
 
 
 def credits(records):
-    return credits_of(map(SetOrigin.of, records))
+    return credits_of(SetOrigin(own.set_id, own.object_id, "", "", 0, own.asset) for own in records)
 
 
 def test_each_asset_that_asks_for_credit_is_there_once_with_its_sets() -> None:

@@ -165,8 +165,10 @@ def test_a_process_that_dies_is_replaced() -> None:
     assert client._zygote() is not killed
 
 
-def test_a_process_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_environment", lambda: {"PYTHONPATH": "/nowhere"})
+def test_a_process_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "__init__.py").touch()
+    monkeypatch.setattr(client, "_environment", lambda: {"PYTHONPATH": str(tmp_path)})
     with pytest.raises(SandboxError, match="No module named") as caught:
         Zygote()
     assert caught.value.transient

@@ -2,6 +2,8 @@
 
 import io
 import random
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import audit_answers as known
@@ -15,6 +17,7 @@ from configs.load import ConfigError
 from data.audit.parts import AuditError
 from data.images import decode_png, encode_png
 from data.provenance import verify_chain
+from data.release.marking import mark_png
 from data.shards import Sample
 from flows.audit import recorded
 from flows.audit.replay import differs, replay
@@ -41,15 +44,15 @@ def test_an_image_that_was_forged_everywhere_is_found_by_replay_alone(workspace:
     victim = next(iter(known.pictures(workspace)))
     key, _, index = victim.rpartition("-")
 
-    def brighter(sample: Sample) -> Sample:
+    def brighter(sample: Sample, finish: Callable[[bytes], bytes] = bytes) -> Sample:
         if sample.key != key:
             return sample
         pixels = decode_png(sample.files[f"{index}.png"]).copy()
         pixels[4, 5] = np.where(pixels[4, 5] < 128, pixels[4, 5] + 9, pixels[4, 5] - 9)
-        return Sample(sample.key, sample.record, {**sample.files, f"{index}.png": encode_png(pixels)})
+        return Sample(sample.key, sample.record, {**sample.files, f"{index}.png": finish(encode_png(pixels))})
 
-    for stage in ("generate", "shard"):
-        change_samples(workspace, stage, brighter)
+    change_samples(workspace, "generate", brighter)
+    change_samples(workspace, "shard", partial(brighter, finish=mark_png))
     reseal_from(workspace, "generate", "shard")
     assert verify_chain(workspace, STAGES[:-1]) == []
     assert list(record_problems(workspace, False, lambda line: None, [])) == []
