@@ -166,8 +166,7 @@ def test_a_process_that_dies_is_replaced() -> None:
 
 
 def test_a_process_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "__init__.py").touch()
+    (tmp_path / "trimesh.py").write_text("import a_module_that_is_missing\n")
     monkeypatch.setattr(client, "_environment", lambda: {"PYTHONPATH": str(tmp_path)})
     with pytest.raises(SandboxError, match="No module named") as caught:
         Zygote()
