@@ -88,14 +88,15 @@ def _signal_group(group: int, number: int) -> bool:
 
 
 def end_group_with_parent() -> None:
-    """End the process group of this process when its standard input ends: a pipe that the parent holds open."""
+    """Kill the process group of this process when its standard input ends: a pipe that the parent holds open.
+
+    At once, since the same command may already be resuming, and two must not work in one place.
+    """
     signal.signal(signal.SIGTERM, lambda number, frame: None)  # it ends when its command has
-    threading.Thread(target=_end_own_group_at_eof, daemon=True).start()
+    threading.Thread(target=_kill_own_group_at_eof, daemon=True).start()
 
 
-def _end_own_group_at_eof() -> None:
+def _kill_own_group_at_eof() -> None:
     while os.read(sys.stdin.fileno(), 1):
         pass
-    os.killpg(0, signal.SIGTERM)
-    time.sleep(GRACE_SECONDS + 2)
     os.killpg(0, signal.SIGKILL)
