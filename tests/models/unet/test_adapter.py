@@ -7,7 +7,7 @@ from diffusers import UNet2DConditionModel
 from safetensors import safe_open
 from tiny_unet import picture, pipeline_of, trained
 
-from models import lora
+from models import header, lora
 from models.unet import adapter
 from models.unet.customizer import UNetCustomizer
 from models.unet.ip_adapter import image_projections
@@ -25,7 +25,7 @@ def output(model: UNetCustomizer) -> torch.Tensor:
 
 def test_diffusers_loads_both_halves_of_the_one_file_and_gives_the_same_output(folder: Path, tmp_path: Path) -> None:
     ours = trained(folder)
-    file = tmp_path / lora.FILE_NAME
+    file = tmp_path / header.FILE_NAME
     file.write_bytes(ours.adapter_file(METADATA))
     pipeline = pipeline_of(folder)
     pipeline.unload_ip_adapter()
@@ -40,9 +40,9 @@ def test_diffusers_loads_both_halves_of_the_one_file_and_gives_the_same_output(f
 
 def test_a_unet_alone_reads_its_lora_from_the_whole_file(folder: Path, tmp_path: Path) -> None:
     ours = trained(folder)
-    (tmp_path / lora.FILE_NAME).write_bytes(ours.adapter_file(METADATA))
+    (tmp_path / header.FILE_NAME).write_bytes(ours.adapter_file(METADATA))
     unet = UNet2DConditionModel.from_pretrained(folder / "unet")
-    unet.load_lora_adapter(tmp_path, prefix="unet", weight_name=lora.FILE_NAME)
+    unet.load_lora_adapter(tmp_path, prefix="unet", weight_name=header.FILE_NAME)
     own = lora.lora_state(ours.unet)
     loaded = {name.replace(".default_0.", ".").replace(".default.", "."): w for name, w in unet.named_parameters()}
     for name, tensor in own.items():
@@ -72,7 +72,7 @@ def test_the_file_is_canonical_and_names_its_metadata(folder: Path, tmp_path: Pa
 
 def test_load_adapter_gives_the_same_output_and_the_metadata(folder: Path, tmp_path: Path) -> None:
     ours = trained(folder)
-    file = tmp_path / lora.FILE_NAME
+    file = tmp_path / header.FILE_NAME
     file.write_bytes(ours.adapter_file(METADATA))
     other = UNetCustomizer.from_pretrained(folder, "cpu", torch.float32)
     base = output(other)
