@@ -6,7 +6,6 @@ bytes. Those shards are linked into the new work folder, with receipts that say 
 """
 
 import json
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from data.revocation import REVOKED, REVOKED_FILE, Revoked
 from data.shards import Receipt, ShardError, read_receipt, read_tar, receipt_path, sha256_file, write_atomic
 from data.stage import ShardSpec, StageContext
 from flows.graph import Graph, index_path, input_digests, tracked_values
+from flows.publishing import link
 
 LINK_FILE = "carried.json"
 STATEMENT_FILE = "statement.json"
@@ -80,22 +80,19 @@ def _work(workspace: Path, stage: str) -> Path:
     return workspace / "artifacts" / ".work" / stage
 
 
-def carry_over(module: ModuleType, ctx: StageContext, specs: list[ShardSpec], earlier: Earlier) -> int:
-    """Link the shards that the take-down leaves as they are into the work folder; how many.
+def carry_over(module: ModuleType, ctx: StageContext, specs: list[ShardSpec], earlier: Earlier) -> None:
+    """Link the shards that the take-down leaves as they are into the work folder.
 
     None of a stage that declares LOOKS_ACROSS_SHARDS: one of its shards may depend on what left another.
     """
     if getattr(module, "LOOKS_ACROSS_SHARDS", False):
-        return 0
-    count = 0
+        return
     for spec in specs:
         if earlier.changed.intersection(spec.keys) or receipt_path(ctx.work_dir, spec.index).exists():
             continue
         receipt = _receipt(earlier, spec.index)
         if receipt is not None and _unaffected(ctx, spec, receipt):
-            _link(ctx, earlier, receipt)
-            count += 1
-    return count
+            _carry(ctx, earlier, receipt)
 
 
 def _receipt(earlier: Earlier, index: int) -> Receipt | None:
@@ -111,11 +108,11 @@ def _unaffected(ctx: StageContext, spec: ShardSpec, receipt: Receipt) -> bool:
     return known == list(spec.keys) and gone == {key for key in spec.keys if ctx.revoked.holds(key)}
 
 
-def _link(ctx: StageContext, earlier: Earlier, receipt: Receipt) -> None:
+def _carry(ctx: StageContext, earlier: Earlier, receipt: Receipt) -> None:
     ctx.work_dir.mkdir(parents=True, exist_ok=True)
     target = ctx.work_dir / receipt.name
     target.unlink(missing_ok=True)
-    os.link(earlier.folder / receipt.name, target)
+    link(earlier.folder / receipt.name, target)
     run = {**receipt.run, "carried_from": earlier.signature}
     own = Receipt(**receipt.model_dump(exclude={"signature", "run", "checksum"}), signature=ctx.signature, run=run)
     write_atomic(receipt_path(ctx.work_dir, receipt.index), own.model_dump_json(indent=1).encode())
@@ -125,13 +122,13 @@ def leave_link(module: ModuleType, ctx: StageContext, earlier: Earlier) -> None:
     """Say in the work folder of a published stage that it differs from the earlier output by take-downs alone."""
     changed: list[str] = []
     if getattr(module, "LOOKS_ACROSS_SHARDS", False):
-        before, now = (_records(folder, ctx) for folder in (earlier.folder, ctx.work_dir))
+        before, now = (_records(folder) for folder in (earlier.folder, ctx.work_dir))
         changed = sorted(key for key, record in now.items() if before.get(key) != record)
     now_sha256 = sha256_file(index_path(ctx.workspace, ctx.stage))
     link = {"before": earlier.index_sha256, "now": now_sha256, "changed": changed}
     write_atomic(ctx.work_dir / LINK_FILE, canonical_json(link))
 
 
-def _records(folder: Path, ctx: StageContext) -> dict[str, dict[str, Any]]:
+def _records(folder: Path) -> dict[str, dict[str, Any]]:
     tars = sorted(folder.glob("[0-9]" * 6 + ".tar"))
     return {sample.key: sample.record for tar in tars for sample in read_tar(tar.read_bytes())}

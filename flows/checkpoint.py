@@ -15,9 +15,10 @@ from data.provenance import signature_of
 from data.shards import sha256_file, write_atomic
 from data.stage import CheckpointFile, StageContext
 from flows import mirror
-from flows.engine import Progress, StageResult, make_shards, publish, result_of, seen_options
+from flows.engine import Progress, StageResult, make_shards, result_of, seen_options
 from flows.graph import RECIPE_FILE, VERSIONS_FILE, load_graph, tracked_recipe, tracked_values
 from flows.inputs import write_inputs
+from flows.publishing import publish
 from flows.runners import RUNNERS, Runner
 from flows.worker import StageError, stage_module
 from flows.workspace import PROJECT, locked

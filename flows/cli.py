@@ -366,24 +366,28 @@ def revoke(
 ) -> None:
     """Take an object out of the dataset: list what holds it, make those shards again, leave a tombstone."""
     from flows.console import print_table
-    from flows.revoke import LAST_STAGE, affected_table, bury, find_affected, is_revoked, purge_earlier
+    from flows.revoke import LAST_STAGE, affected_table, bury, find_affected, is_revoked, purge_earlier, without_work
     from flows.workspace import find_workspace, locked
 
-    folder = find_workspace(workspace)
+    folder, how = find_workspace(workspace), runtime_of(runtime, workers)
     with locked(folder):
         if is_revoked(folder, asset):
             typer.echo(f"{asset} is revoked; finishing what is left of its take-down")
         else:
             affected = find_affected(folder, asset)
             print_table(affected_table(affected))
+            for stage in without_work(folder):
+                typer.echo(f"{stage}: its work folder is gone, so that all of its shards are made again", err=True)
             if dry_run:
                 return
             bury(folder, affected, reason)
-        _walk(folder, LAST_STAGE, runtime_of(runtime, workers))
+        _walk(folder, LAST_STAGE, how)
         if purge:
             typer.echo(f"{purge_earlier(folder) / 1e6:.1f} MB of earlier outputs deleted")
         else:
             typer.echo("earlier outputs are still in work folders and DVC's cache; delete them with: --purge")
+        if how.store:
+            typer.echo(f"earlier outputs in {how.store} stay there; delete the folders of other signatures")
     typer.echo("a checkpoint trained on it stays as it is: train again with syncd run")
 
 

@@ -4,17 +4,12 @@ Work goes to artifacts/.work/<stage>/<signature>/, one tar and one receipt per s
 shards are hard-linked into artifacts/<stage>/, which appears whole or not at all.
 """
 
-import json
 import os
-import shutil
 import time
-import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sized
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from itertools import chain, islice, pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,22 +17,17 @@ from typing import Any
 from configs.load import load_resolved
 from configs.schema import Runtime
 from data.ids import canonical_json
-from data.provenance import make_statement, statement_path, write_statement
 from data.revocation import REVOKED, REVOKED_FILE, Revoked
 from data.shards import (
     Failure,
-    FileEntry,
     Receipt,
-    ShardEntry,
     ShardIndex,
-    sha256_file,
     write_atomic,
 )
 from data.stage import ShardSpec, StageContext
 from flows import mirror
 from flows.carry import Earlier, carry_over, find_earlier, leave_link
 from flows.crashes import crashes_in, note_crash
-from flows.errors import is_expected
 from flows.graph import (
     RECIPE_FILE,
     Graph,
@@ -47,12 +37,12 @@ from flows.graph import (
     tracked_values,
 )
 from flows.inputs import check_inputs
+from flows.publishing import publish, stage_step, state
 from flows.receipts import changed_shards, finished_shards, warn
 from flows.runners import RUNNERS, Runner, WorkerLostError, fitting
 from flows.signing import sign_published, signer_of
 from flows.worker import (
     PLAN_FILE,
-    RUN_ID_VARIABLE,
     Job,
     StageError,
     disk_full,
@@ -149,17 +139,6 @@ def _repeated(specs: list[ShardSpec]) -> list[str]:
     if all(first.keys[-1] < second.keys[0] for first, second in pairwise(filled)):
         return []
     return [key for key, count in Counter(key for spec in filled for key in spec.keys).items() if count > 1]
-
-
-@contextmanager
-def stage_step(stage: str, step: str) -> Iterator[None]:
-    """Name the stage in whatever its code raises; errors of this project and a full disk speak for themselves."""
-    try:
-        yield
-    except Exception as error:
-        if is_expected(error) or is_disk_full(error):
-            raise
-        raise StageError(f"{stage}: {step}: {type(error).__name__}: {error} (details: SYNCD_DEBUG=1)") from error
 
 
 def run_stage(
@@ -409,87 +388,3 @@ def _advanced(progress: Progress, receipt: Receipt) -> Progress:
         failed=progress.failed + len(receipt.failed),
         reasons=dict(Counter(progress.reasons) + Counter(failure.reason for failure in receipt.failed)),
     )
-
-
-def publish(module: ModuleType, ctx: StageContext, receipts: list[Receipt], failed: list[Failure]) -> ShardIndex:
-    """Build the stage's output folder beside its place, then move it there in one step."""
-    mirror.fetch(ctx, receipts)
-    target = ctx.output_dir(ctx.stage)
-    building = target.with_name(f".{ctx.stage}.building")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    try:
-        index = _build(module, ctx, receipts, failed, building)
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(building, target)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
-    for leftover in chain(ctx.work_dir.glob(".*.tmp"), ctx.work_dir.glob(".*.lock")):
-        leftover.unlink(missing_ok=True)
-    return index
-
-
-def _build(
-    module: ModuleType, ctx: StageContext, receipts: list[Receipt], failed: list[Failure], building: Path
-) -> ShardIndex:
-    for receipt in receipts:
-        _link(ctx.work_dir / receipt.name, building / receipt.name)
-    entries = [ShardEntry(**receipt.model_dump(include={"name", "bytes", "sha256", "keys"})) for receipt in receipts]
-    index = ShardIndex(stage=ctx.stage, signature=ctx.signature, shards=entries, failed=failed)
-    with stage_step(ctx.stage, "finalize"):
-        summary = module.finalize(ctx, index, building)
-    lines = [canonical_json(failure.model_dump()) + b"\n" for failure in failed]
-    write_atomic(building / "failures.jsonl", b"".join(lines))
-    if not (building / "metrics.json").exists():
-        write_atomic(building / "metrics.json", _pretty(_metrics(index, summary)))
-    index = index.model_copy(update={"summary": summary, "files": _files_beside(building, entries)})
-    write_atomic(building / "index.json", _pretty(index.model_dump(mode="json")))
-    return index
-
-
-def state(graph: Graph, ctx: StageContext, index: ShardIndex, receipts: list[Receipt]) -> dict[str, Any]:
-    """Write the provenance statement of a published stage."""
-    node = graph.node(ctx.stage)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    starts = [str(receipt.run["started"]) for receipt in receipts if "started" in receipt.run]
-    run = {
-        "invocationId": os.environ.get(RUN_ID_VARIABLE) or str(uuid.uuid4()),
-        "startedOn": min(starts, default=now),
-        "finishedOn": now,
-    }
-    parameters = tracked_values(node, ctx.workspace)
-    statement = make_statement(ctx.workspace, index, parameters, node.inputs, receipts, run)
-    return write_statement(statement_path(ctx.workspace, ctx.stage), statement, ctx.work_dir / "statement.json")
-
-
-def _link(source: Path, target: Path) -> None:
-    """Hard link, or a copy where the file system has none (shards are replaced, never opened for writing)."""
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if is_disk_full(error):
-            raise
-        shutil.copyfile(source, target)
-
-
-def _files_beside(folder: Path, entries: list[ShardEntry]) -> list[FileEntry]:
-    shards = {entry.name for entry in entries}
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [
-        FileEntry(name=name, bytes=path.stat().st_size, sha256=sha256_file(path))
-        for path in paths
-        if (name := path.relative_to(folder).as_posix()) not in shards
-    ]
-
-
-def _metrics(index: ShardIndex, summary: dict[str, Any]) -> dict[str, Any]:
-    numbers = {key: value for key, value in summary.items() if isinstance(value, int | float | dict)}
-    failed = dict(Counter(failure.reason for failure in index.failed))
-    return {"keys": len(index.keys), "failed": failed, **numbers}
-
-
-def _pretty(value: Any) -> bytes:
-    text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-    return text.encode() + b"\n"

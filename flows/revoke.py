@@ -15,8 +15,9 @@ from data.revocation import Tombstone, load_revocations, write_revocations
 from data.shards import ShardIndex, load_index, read_all
 from flows.audit.find import find
 from flows.audit.store import open_store
+from flows.carry import STATEMENT_FILE
 from flows.graph import Graph, index_path, load_graph
-from flows.history import DONE, stage_state
+from flows.history import DONE, published, stage_state, work_folder
 from flows.results import delete_work, old_work
 from flows.workspace import quiet_environment
 
@@ -132,6 +133,17 @@ def _check_up_to_date(graph: Graph, workspace: Path) -> None:
                 f"{stage} is {state.state}; bring the dataset up to date first, so that only shards with the object "
                 f"need to be made again: syncd run --until {LAST_STAGE}"
             )
+
+
+def without_work(workspace: Path) -> list[str]:
+    """Stages of which nothing but the published output is left, as after `syncd pull`: a take-down can keep none of
+    their shards."""
+    found = []
+    for stage in load_graph(workspace).until(LAST_STAGE):
+        index = published(workspace, stage)
+        if index is not None and not (work_folder(workspace, stage, index.signature) / STATEMENT_FILE).exists():
+            found.append(stage)
+    return found
 
 
 def affected_table(affected: Affected) -> list[list[str]]:

@@ -12,6 +12,7 @@ import yaml
 
 from configs.load import CONFIGS, load_recipe
 from configs.schema import Runtime
+from data.revocation import Tombstone
 from data.shards import sha256_file
 from flows.workspace import PROJECT, prepare_workspace
 
@@ -60,6 +61,20 @@ def fake_stages(names: Sequence[str]) -> dict[str, Any]:
 def _stage_of(path: str) -> str:
     parts = path.split("/")
     return parts[2].partition(".")[0] if parts[1] == "provenance" else parts[1]
+
+
+def tombstone(object_id: str, checkpoints: tuple[str, ...] = ()) -> Tombstone:
+    return Tombstone(
+        object_id=object_id,
+        split="train",
+        reason="asked for by its author",
+        date="2026-01-01T00:00:00+00:00",
+        uri=f"fake:{object_id}",
+        source_sha256="0" * 64,
+        licence="CC-BY-4.0",
+        sets=(),
+        checkpoints=checkpoints,
+    )
 
 
 def make_trouble(folder: Path, **trouble: Any) -> None:

@@ -15,7 +15,7 @@ from data.provenance import make_statement, statement_path, write_statement
 from data.records import AssetRecord, GeneratedRecord, PromptRecord, SampleRecord
 from data.shards import Receipt, ShardWriter
 from data.stage import StageContext
-from flows.engine import publish
+from flows.publishing import publish
 from models.evaluation.files import guidance_csv
 from models.evaluation.record import EvaluatedImage, EvaluationRecord
 from models.evaluation.tables import aggregate, differences

@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict
 from configs.load import ConfigError
 from data.ids import canonical_json
 from data.provenance import statement_path
+from data.revocation import load_revocations
 from data.shards import ShardError, sha256_file, write_atomic
 from flows.graph import load_graph
 from flows.worker import RUN_ID_VARIABLE
@@ -164,9 +165,9 @@ class Store:
 
     def decide(self, event: Event, model: Model, reason: str, comparison: Mapping[str, Any] | None = None) -> Decision:
         """Write a decision down and act on it. ShardError if the weights to be made current are not the registered
-        ones."""
-        if event != "refused" and (found := sha256_file(model.file)) != model.digest:
-            raise ShardError(f"{model.file}: sha256 {found}, registered as {model.digest}; it was changed")
+        ones, ConfigError if they were trained on an object that has been revoked since."""
+        if event != "refused":
+            self._check_usable(model)
         now = self.current()
         decision = Decision(
             time=_now(),
@@ -181,6 +182,17 @@ class Store:
         self._append(decision)
         self.point()
         return decision
+
+    def _check_usable(self, model: Model) -> None:
+        if (found := sha256_file(model.file)) != model.digest:
+            raise ShardError(f"{model.file}: sha256 {found}, registered as {model.digest}; it was changed")
+        stones = load_revocations(self.workspace).tombstones
+        revoked = [own.object_id for own in stones if model.digest in own.checkpoints]
+        if revoked:
+            raise ConfigError(
+                f"model {model.short} was trained on revoked objects ({', '.join(revoked[:5])}; configs/revoked.yaml "
+                "says why); train again with: syncd run --until shard, then syncd retrain"
+            )
 
     def point(self) -> None:
         """Make current.json say what the history says: a run may have been killed between the two."""

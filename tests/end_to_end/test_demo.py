@@ -1,13 +1,12 @@
 """The whole pipeline on the miniature, as a user runs it: a small demo through dvc and Prefect, and what follows."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors import safe_open
+from syncd_command import syncd
 
 from benchmarks.reproducibility import compare
 from data.images import decode_png
@@ -24,11 +23,6 @@ SMALL = (
     "evaluate.objects=2",
     "evaluate.steps=4",
 )
-
-
-def syncd(workspace: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "flows.cli", *words, "--workspace", str(workspace)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=900)
 
 
 def overrides(*extra: str) -> list[str]:

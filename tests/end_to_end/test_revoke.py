@@ -1,12 +1,11 @@
 """The take-down drill: an object goes, what it touched is told, and only its shards are made again."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from syncd_command import syncd
 
 from configs.load import load_resolved, load_runtime
 from data.ids import object_of
@@ -26,11 +25,6 @@ SMALL = (
     "train.steps=4",
     *(f"{stage}.shard_size=2" for stage in STAGES),
 )
-
-
-def syncd(workspace: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "flows.cli", *words, "--workspace", str(workspace)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture(scope="module")

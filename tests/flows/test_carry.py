@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from fake_tasks import attempts
-from fake_workspace import RUNTIME, activate, bare_workspace, digests
+from fake_workspace import RUNTIME, activate, bare_workspace, digests, tombstone
 
 from data.provenance import verify_stage
-from data.revocation import REVOKED, Revocations, Tombstone, write_revocations
+from data.revocation import REVOKED, Revocations, write_revocations
 from data.shards import load_index
 from flows.engine import run_stage
 from flows.requeue import requeue_failed
@@ -18,23 +18,9 @@ STAGES = ("assets", "prompts")
 
 
 def revoke(folder: Path, *objects: str) -> None:
-    stones = [
-        Tombstone(
-            object_id=name,
-            split="train",
-            reason="asked for by its author",
-            date="2026-01-01T00:00:00+00:00",
-            uri=f"fake:{name}",
-            source_sha256="0" * 64,
-            licence="CC-BY-4.0",
-            sets=(),
-            checkpoints=(),
-        )
-        for name in objects
-    ]
     revocations = Revocations()
-    for stone in stones:
-        revocations = revocations.adding(stone)
+    for name in objects:
+        revocations = revocations.adding(tombstone(name))
     write_revocations(folder, revocations)
 
 

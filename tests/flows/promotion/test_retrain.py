@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from fake_tasks import attempts
-from fake_workspace import RETRAINING, RUNTIME, activate, bare_workspace
+from fake_workspace import RETRAINING, RUNTIME, activate, bare_workspace, tombstone
 from typer.testing import CliRunner
 
 from configs.load import ConfigError, load_recipe
+from data.revocation import Revocations, write_revocations
 from data.shards import ShardError, sha256_file
 from flows import retrain
 from flows.engine import run_stage
@@ -156,6 +157,18 @@ def test_changed_weights_are_not_made_current(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="it was changed"):
         syncd(folder, "rollback")
     assert len(Store(folder).history()) == 2
+
+
+def test_a_model_of_revoked_data_does_not_come_back(tmp_path: Path) -> None:
+    folder = workspace(tmp_path, *GOOD)
+    run(folder)
+    first = current(folder)["sha256"]
+    activate(folder, *BETTER)
+    run(folder)
+    write_revocations(folder, Revocations().adding(tombstone("object-004", checkpoints=(first,))))
+    with pytest.raises(ConfigError, match=r"was trained on revoked objects \(object-004; configs/revoked.yaml"):
+        syncd(folder, "rollback")
+    assert current(folder)["sha256"] != first and len(Store(folder).history()) == 2
 
 
 def test_another_base_model_is_not_compared(tmp_path: Path) -> None:
