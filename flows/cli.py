@@ -12,6 +12,7 @@ from flows.ablation.commands import ablate
 from flows.audit.commands import audit, verify
 from flows.deployment.commands import deploy
 from flows.keys import keys, sign
+from flows.miniature import miniature
 from flows.options import (
     HERE,
     JsonOption,
@@ -28,6 +29,7 @@ from flows.simulation.commands import simulate
 from flows.stopping import EXIT_CODE as STOP_CODE
 from flows.stopping import MESSAGE as STOP_MESSAGE
 from flows.stopping import exit_on_sigterm
+from flows.study_commands import study
 
 if TYPE_CHECKING:
     from configs.schema import Runtime
@@ -39,7 +41,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-miniature = typer.Typer(help="The embedded miniature.", no_args_is_help=True)
 app.add_typer(miniature, name="miniature")
 app.add_typer(ablate, name="ablate")
 app.add_typer(models, name="models")
@@ -47,7 +48,6 @@ app.add_typer(keys, name="keys")
 app.command()(sign)
 app.add_typer(audit, name="audit")
 app.command(name="verify")(verify)
-study = typer.Typer(help="Ask people which images they prefer.", no_args_is_help=True)
 app.add_typer(study, name="study")
 app.command()(simulate)
 app.command()(push)
@@ -408,72 +408,6 @@ def gc(
         if not dry_run:
             delete_work(found)
     typer.echo(f"{sum(item.bytes for item in found) / 1e6:.1f} MB {'would be ' if dry_run else ''}freed")
-
-
-@study.command(name="make")
-def study_make(
-    row: Annotated[str, typer.Option(help="Row of the evaluation whose preference is asked for, for example ours-3.")],
-    against: Annotated[str, typer.Option(help="Row that it is compared with.")],
-    out: Annotated[Path, typer.Option(help="Folder for the page and its key; keep the key to yourself.")] = Path(
-        "study"
-    ),
-    questions: Annotated[int, typer.Option(min=0, help="How many, 0 for one of every object and prompt.")] = 50,
-    references: Annotated[int, typer.Option(min=1, help="Shown beside each question.")] = 3,
-    seed: Annotated[int, typer.Option(min=0, help="Draws questions, sides and order.")] = 0,
-    title: Annotated[str, typer.Option(help="Heading of the page.")] = "Which image is better?",
-    workspace: WorkspaceOption = HERE,
-) -> None:
-    """Write a page with practice and pairwise questions about two rows of the evaluation."""
-    from flows.study import make_study
-
-    for path in make_study(workspace.resolve(), (row, against), out, questions, references, seed, title):
-        typer.echo(path)
-
-
-@study.command(name="analyse")
-def study_analyse(
-    answers: Annotated[list[Path], typer.Argument(help="Files that raters saved.")],
-    key: Annotated[Path, typer.Option(help="Key of the study.")] = Path("study/key.json"),
-) -> None:
-    """Preference with standard error, and the raters that do not count."""
-    from flows.study import analyse_study
-
-    typer.echo(analyse_study(key, answers))
-
-
-@miniature.command(name="train")
-def miniature_train(
-    out: Annotated[Path | None, typer.Option(help="Folder for the weights; default: where the recipes look.")] = None,
-    work: Annotated[Path, typer.Option(help="Views, checkpoints; a killed run goes on here.")] = Path(
-        "artifacts/.miniature"
-    ),
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    scale: Annotated[float, typer.Option(help="Steps and objects, as a share of the full training.")] = 1.0,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that render.")] = 2,
-    keep: Annotated[
-        list[str] | None, typer.Option(help="Net that is not trained but taken from --keep-of; repeat.")
-    ] = None,
-    keep_of: Annotated[
-        Path | None, typer.Option(help="Folder of such weights; default: where the recipes look.")
-    ] = None,
-) -> None:
-    """Make the miniature's weights: render its world, train every net, write what it cost and reached."""
-    import logging
-
-    from configs.load import ConfigError
-    from models.miniature.train import Kept, train_all
-    from models.registry import miniature_weights
-
-    if scale <= 0:
-        raise ConfigError(f"--scale is {scale}; allowed: above 0")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    folder = (out or miniature_weights()).resolve()
-    try:
-        kept = Kept((keep_of or miniature_weights()).resolve(), tuple(keep or ()))
-    except ValueError as error:
-        raise ConfigError(f"--keep: {error}") from error
-    train_all(folder, work.resolve(), seed, steps_scale=scale, workers=workers, kept=kept)
-    typer.echo(f"{folder}: finished, see RESULTS.md; accept these weights with: python -m models.registry pin")
 
 
 def _show(table: list[list[str]], plain: object, as_json: bool) -> None:

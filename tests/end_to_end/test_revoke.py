@@ -1,6 +1,7 @@
 """The take-down drill: an object goes, what it touched is told, and only its shards are made again."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,10 @@ def test_the_drill(workspace: Path) -> None:
     assert "train" in syncd(workspace, "plan").stdout
     again = syncd(workspace, "revoke", "--asset", gone, "--reason", "asked for by its author")
     assert again.returncode == 0 and "is revoked" in again.stdout
+    shutil.rmtree(artifacts / ".work" / "render")
+    kept = load_index(artifacts / "assets").keys[0]
+    told = syncd(workspace, "revoke", "--asset", kept, "--reason", "x", "--dry-run")
+    assert "render: its work folder is gone" in told.stderr and "assets:" not in told.stderr
     unknown = syncd(workspace, "revoke", "--asset", gone[:-1], "--reason", "x")
     assert unknown.returncode == 2 and "no object of" in unknown.stderr
 
