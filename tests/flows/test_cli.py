@@ -18,7 +18,9 @@ SYNCD = [sys.executable, "-m", "flows.cli"]
 
 
 def syncd(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*SYNCD, *arguments], cwd=folder, capture_output=True, text=True)
+    """The command in an environment without the Prefect server that other tests share."""
+    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    return subprocess.run([*SYNCD, *arguments], cwd=folder, capture_output=True, text=True, env=environment)
 
 
 def test_help_names_every_command_and_imports_nothing_heavy(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ from configs.load import ConfigError
 from data.provenance import statement_path
 from data.shards import ShardError, ShardWriter, load_index, receipt_path, sha256_file
 from data.signing import envelope_path, make_keys
-from flows import engine
+from flows import publishing
 from flows.batch import run_share
 from flows.cli import app
 from flows.engine import run_stage
@@ -362,7 +362,7 @@ def test_a_clock_that_was_set_back_changes_no_byte_and_is_told(
     folder = bare_workspace(tmp_path / "work")
     (folder / ".dvc").mkdir()
     run_stage("assets", folder, signing(keys[0]), serial, package="fake_tasks")
-    monkeypatch.setattr(engine, "datetime", SetBack)
+    monkeypatch.setattr(publishing, "datetime", SetBack)
     run_stage("prompts", folder, signing(keys[0]), serial, package="fake_tasks")
     assert [digests(folder, stage) for stage in STAGES] == [digests(original, stage) for stage in STAGES]
     assert problems_of(folder) == []
