@@ -41,7 +41,7 @@ class SigningError(Exception):
     """A key or an envelope that cannot be used; the message names the file and the fix."""
 
 
-class Signature(BaseModel):
+class Signature(BaseModel, frozen=True):
     """One signature of an envelope. `keyid` is a hint that nothing vouches for."""
 
     keyid: str = ""
@@ -154,13 +154,22 @@ def signed(body: bytes, key: Ed25519PrivateKey, others: Sequence[Signature] = ()
 def read_envelope(path: Path) -> Envelope:
     """SigningError if the file is no DSSE envelope of an in-toto statement."""
     try:
-        envelope = Envelope.model_validate_json(path.read_bytes())
+        data = path.read_bytes()
+    except OSError as error:
+        raise SigningError(f"{path}: {error.strerror}; sign again with: syncd sign") from error
+    return parse_envelope(data, str(path))
+
+
+def parse_envelope(data: bytes, where: str) -> Envelope:
+    """SigningError, naming `where` it is from, if `data` is no DSSE envelope of an in-toto statement."""
+    try:
+        envelope = Envelope.model_validate_json(data)
         body_of(envelope)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         reason = " ".join(str(error).split())
-        raise SigningError(f"{path}: not a DSSE envelope ({reason[:200]}); sign again with: syncd sign") from error
+        raise SigningError(f"{where}: not a DSSE envelope ({reason[:200]}); sign again with: syncd sign") from error
     if envelope.payloadType != PAYLOAD_TYPE:
-        raise SigningError(f"{path}: payloadType is {envelope.payloadType!r}; only {PAYLOAD_TYPE} is accepted")
+        raise SigningError(f"{where}: payloadType is {envelope.payloadType!r}; only {PAYLOAD_TYPE} is accepted")
     return envelope
 
 
@@ -196,38 +205,53 @@ def sign_statement(workspace: Path, stage: str, key: Ed25519PrivateKey) -> bool:
 
     Signatures of the same statement by other keys stay. An envelope of another statement is replaced.
     """
-    path, body = envelope_path(workspace, stage), statement_path(workspace, stage).read_bytes()
-    others: list[Signature] = []
-    if path.exists():
-        try:
-            envelope = read_envelope(path)
-        except SigningError:
-            envelope = None
-        if envelope is not None and body_of(envelope) == body:
-            public = key.public_key()
-            keyid = keyid_of(public)
-            if holders(envelope, {keyid: public}):
-                return False
-            others = [item for item in envelope.signatures if item.keyid != keyid]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, canonical_json(signed(body, key, others).model_dump()) + b"\n")
+    envelope, public = read_signatures(workspace, stage), key.public_key()
+    keyid = keyid_of(public)
+    if envelope is not None and holders(envelope, {keyid: public}):
+        return False
+    others = [] if envelope is None else [item for item in envelope.signatures if item.keyid != keyid]
+    _write_envelope(workspace, stage, signed(statement_path(workspace, stage).read_bytes(), key, others))
     return True
+
+
+def read_signatures(workspace: Path, stage: str) -> Envelope | None:
+    """The envelope of the statement as it is on disk; None if there is none, or one that signs something else."""
+    path, statement = envelope_path(workspace, stage), statement_path(workspace, stage)
+    try:
+        envelope = read_envelope(path) if path.exists() and statement.exists() else None
+    except SigningError:
+        return None
+    return envelope if envelope is not None and body_of(envelope) == statement.read_bytes() else None
+
+
+def add_signatures(workspace: Path, stage: str, signatures: Sequence[Signature]) -> int:
+    """Put signatures of the statement on disk beside those that it has; how many it had not.
+
+    An envelope of another statement is replaced, but not by nothing.
+    """
+    envelope = read_signatures(workspace, stage)
+    there = [] if envelope is None else envelope.signatures
+    fresh = [item for item in dict.fromkeys(signatures) if item not in there]
+    if fresh:
+        payload = base64.b64encode(statement_path(workspace, stage).read_bytes()).decode()
+        whole = Envelope(payload=payload, payloadType=PAYLOAD_TYPE, signatures=[*there, *fresh])
+        _write_envelope(workspace, stage, whole)
+    return len(fresh)
+
+
+def _write_envelope(workspace: Path, stage: str, envelope: Envelope) -> None:
+    path = envelope_path(workspace, stage)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, canonical_json(envelope.model_dump()) + b"\n")
 
 
 def drop_signature_of_another(workspace: Path, stage: str) -> bool:
     """Delete an envelope that signs another statement than the stage has; whether there was one."""
     path = envelope_path(workspace, stage)
-    if not path.exists() or _signs(path, statement_path(workspace, stage)):
+    if not path.exists() or read_signatures(workspace, stage) is not None:
         return False
     path.unlink()
     return True
-
-
-def _signs(path: Path, statement: Path) -> bool:
-    try:
-        return statement.exists() and body_of(read_envelope(path)) == statement.read_bytes()
-    except SigningError:
-        return False
 
 
 def signature_state(workspace: Path, stage: str, pinned: Mapping[str, Ed25519PublicKey]) -> SignatureState:

@@ -38,16 +38,21 @@ def sign(
     workspace: WorkspaceOption = HERE,
     runtime: RuntimeOption = None,
 ) -> None:
-    """Sign the statements that this key has not signed, after checking that every digest holds."""
+    """Sign the statements that this key has not signed, after checking that every digest holds.
+
+    With a store in the runtime the signatures go there too.
+    """
     from configs.load import ConfigError
     from data.signing import keyid_of
+    from flows.envelopes import send_signatures
     from flows.signing import sign_workspace, signer_of
     from flows.workspace import SIGNING_KEY_VARIABLE, find_workspace, locked
 
     folder = find_workspace(workspace)
     if key is not None:
         os.environ[SIGNING_KEY_VARIABLE] = str(key)
-    signer = signer_of(runtime_of(runtime, None))
+    chosen = runtime_of(runtime, None)
+    signer = signer_of(chosen)
     if signer is None:
         raise ConfigError(
             "no key to sign with: give --key, or name one in the runtime (signing_key) or in SYNCD_SIGNING_KEY; "
@@ -55,6 +60,8 @@ def sign(
         )
     with locked(folder):
         fresh, before = sign_workspace(folder, signer)
+        if chosen.store is not None:
+            send_signatures(folder, [*fresh, *before], chosen.store)
     typer.echo(f"signed by keyid {keyid_of(signer.public_key())}: {', '.join(fresh) or 'nothing to sign'}")
     if before:
         typer.echo(f"signed before, and valid: {', '.join(before)}")

@@ -3,6 +3,7 @@
     STORE/STAGE/SIGNATURE/000000.tar, 000000.json    a shard, then the receipt that vouches for it
     STORE/STAGE/SIGNATURE/...                        the other files of the finished stage, its statement
     STORE/STAGE/SIGNATURE/index.json                 last: the folder is then the published stage
+    STORE/signatures/...                             of the statements, if they are signed (flows/envelopes.py)
 
 A name is written once: the first writer of a receipt wins, and a second one must have made the same bytes. Receipts of
 others are honoured as one's own; their tars are fetched when the stage is published. Without `store` in the runtime
@@ -27,8 +28,10 @@ from data.shards import (
     sha256_file,
     write_atomic,
 )
+from data.signing import drop_signature_of_another
 from data.stage import ShardSpec, StageContext
 from data.store import ConflictError, MissingError, Store
+from flows.envelopes import bring_signatures, send_signatures
 from flows.graph import Graph, index_path, stage_signature
 
 INDEX, STATEMENT = "index.json", "statement.intoto.json"
@@ -126,6 +129,8 @@ def publish(ctx: StageContext) -> None:
             if statement.exists():
                 store.create(STATEMENT, statement.read_bytes())
         store.add(INDEX, folder / INDEX, sha256_file(folder / INDEX))
+        send_signatures(ctx.workspace, [ctx.stage], ctx.options["store"])
+        bring_signatures(ctx.workspace, [ctx.stage], ctx.options["store"])
     except ConflictError as error:
         raise ShardError(
             f"{ctx.stage}: {error}; two machines have made different files under one signature (another kind of "
@@ -150,6 +155,8 @@ def bring_inputs(graph: Graph, stage: str, workspace: Path, url: str | None) -> 
             continue
         try:
             _bring(stage_store(url, name, signature), workspace, name, signature)
+            drop_signature_of_another(workspace, name)
+            bring_signatures(workspace, [name], url)
         except MissingError as error:
             raise ShardError(
                 f"{stage} needs {name}, which is neither in {workspace / 'artifacts'} nor in the store: {error}; run "

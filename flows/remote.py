@@ -1,14 +1,16 @@
 """`syncd push` and `syncd pull`: what DVC has of a workspace's stages, to and from a DVC remote.
 
-What to transfer is in dvc.lock, which belongs into git with the recipe; the remote holds contents alone.
+What to transfer is in dvc.lock, which belongs into git with the recipe; the remote holds contents alone. Signatures of
+the statements travel beside them (flows/envelopes.py).
 """
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -26,19 +28,33 @@ RemoteOption = Annotated[
 
 def push(workspace: WorkspaceOption = HERE, remote: RemoteOption = None) -> None:
     """Store the outputs of finished stages in the DVC remote; what is there already is left alone."""
-    count = transferred(workspace, remote, lambda repo: repo.push())
-    typer.echo(f"{count} files pushed")
+    from flows.envelopes import send_signatures
+
+    count, signatures = transferred(workspace, remote, lambda repo: repo.push(), send_signatures)
+    typer.echo(f"{count} files pushed, {signatures} signatures")
 
 
 def pull(workspace: WorkspaceOption = HERE, remote: RemoteOption = None) -> None:
     """Bring the outputs that dvc.lock names from the DVC remote."""
-    count = transferred(workspace, remote, lambda repo: repo.pull()["stats"]["fetched"])
-    typer.echo(f"{count} files fetched; check them with: syncd verify")
+    from flows.envelopes import bring_signatures
+
+    count, signatures = transferred(workspace, remote, lambda repo: repo.pull()["stats"]["fetched"], bring_signatures)
+    typer.echo(f"{count} files fetched, {signatures} signatures; check them with: syncd verify")
 
 
-def transferred(folder: Path, url: str | None, transfer: Callable[["Repo"], int]) -> int:
-    """What `transfer` returns; ConfigError if there is no lock or no remote, or if DVC cannot do it."""
+def transferred(
+    folder: Path,
+    url: str | None,
+    outputs: Callable[["Repo"], int],
+    signatures: Callable[[Path, Sequence[str], str], int],
+) -> tuple[int, int]:
+    """What the two functions transferred; ConfigError if there is no lock or no remote, or if DVC cannot do it.
+
+    Signatures stay where they are, with a warning, if the remote is of a kind that is no store (data/store.py).
+    """
     from configs.load import ConfigError
+    from data.store import SCHEMES, is_url
+    from flows.graph import load_graph
     from flows.workspace import find_workspace, locked, quiet_environment
 
     workspace = find_workspace(folder)
@@ -46,7 +62,15 @@ def transferred(folder: Path, url: str | None, transfer: Callable[["Repo"], int]
         raise ConfigError(f"{workspace / 'dvc.lock'}: missing; run the pipeline, or get the file from where it ran")
     os.environ.update(quiet_environment(workspace))
     with locked(workspace), _repository(workspace, url) as repo:
-        return transfer(repo)
+        count, place = outputs(repo), repo.config["remote"][repo.config["core"]["remote"]]["url"]
+        if not is_url(place):
+            place = Path(place).resolve().as_uri()
+        if urlsplit(place).scheme in SCHEMES:
+            return count, signatures(workspace, load_graph(workspace).names, place)
+    typer.echo(
+        f"WARNING: {place}: signatures travel to {' and '.join(SCHEMES)} only; copy artifacts/signatures", err=True
+    )
+    return count, 0
 
 
 @contextmanager

@@ -24,12 +24,14 @@ from data import store as store_module
 from data.origin import origin_of
 from data.provenance import statement_path, verify_chain
 from data.shards import Receipt, ShardError, load_index
+from data.signing import make_keys, signature_state
 from data.store import Store
 from flows import engine
 from flows.batch import run_share
 from flows.engine import StageResult, run_stage
 from flows.requeue import requeue_failed
 from flows.runners import serial
+from flows.signing import pinned_keys
 from flows.worker import StageError
 
 STAGES = ("assets", "prompts")
@@ -126,6 +128,20 @@ def test_a_machine_with_nothing_makes_a_shard_of_a_later_stage_and_fetches_what_
     assert attempts(second) == ["prompts-2"]
 
 
+def test_signatures_are_in_the_store_and_come_with_what_they_sign(tmp_path: Path, url: str) -> None:
+    first, second = bare_workspace(tmp_path / "first"), bare_workspace(tmp_path / "second")
+    private, public = make_keys(tmp_path / "keys", None)
+    signing = runtime(url).model_copy(update={"signing_key": str(private)})
+    run_stage("assets", first, signing, serial, package="fake_tasks")
+    one(second, url, "prompts", 2)
+    assert "signed by pinned key" in signature_state(second, "assets", pinned_keys([public])).text
+    run(second, url, "prompts")
+    assert signature_state(second, "prompts", {}).text == "unsigned"
+    run_stage("prompts", first, signing, serial, package="fake_tasks")
+    run(second, url, "prompts")
+    assert "signed by pinned key" in signature_state(second, "prompts", pinned_keys([public])).text
+
+
 def test_inputs_that_were_brought_follow_the_recipe_and_own_ones_are_left_alone(tmp_path: Path, url: str) -> None:
     first, second = bare_workspace(tmp_path / "first"), bare_workspace(tmp_path / "second")
     run(first, url)
@@ -151,6 +167,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from configs.load import load_runtime
+from data.signing import make_keys, signature_state
 from data.store import Store
 from flows.batch import run_share
 

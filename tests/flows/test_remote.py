@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from configs.load import RUNTIME_VARIABLE, ConfigError
 from data.provenance import verify_chain
+from data.signing import SigningError, make_keys
 from flows.cli import app
 
 STAGES = ("assets", "prompts")
@@ -55,6 +56,37 @@ def test_outputs_come_back_in_another_workspace(finished: Path, server: S3Server
     assert verify_chain(fresh, STAGES) == []
     assert "config.local" not in (finished / ".dvc" / "config").read_text()
     assert url not in (finished / ".dvc" / "config").read_text(), "the configuration that git tracks is left alone"
+
+
+def test_signatures_travel_with_what_they_sign(finished: Path, tmp_path: Path) -> None:
+    first, fresh = shutil.copytree(finished, tmp_path / "first"), cloned(finished, tmp_path / "fresh")
+    url = (tmp_path / "a remote").as_uri()
+    keys = [make_keys(tmp_path / name, None) for name in ("ours", "theirs")]
+    syncd("sign", "--key", str(keys[0][0]), "--workspace", str(first))
+    assert "2 signatures" in syncd("push", "--workspace", str(first), "--remote", url).output
+    assert "2 signatures" in syncd("pull", "--workspace", str(fresh), "--remote", url).output
+    pinned = ("verify", "--workspace", str(fresh), "--public-key")
+    assert "signed by pinned key" in syncd(*pinned, str(keys[0][1])).output
+    syncd("sign", "--key", str(keys[1][0]), "--workspace", str(fresh))
+    assert "2 signatures" in syncd("push", "--workspace", str(fresh)).output, "those of the second key alone"
+    assert "2 signatures" in syncd("pull", "--workspace", str(first)).output
+    assert "0 signatures" in syncd("pull", "--workspace", str(first)).output
+    for _, public in keys:
+        assert syncd("verify", "--workspace", str(first), "--public-key", str(public)).exit_code == 0
+
+
+def test_a_signature_of_something_else_in_the_remote_is_refused(finished: Path, tmp_path: Path) -> None:
+    fresh = shutil.copytree(finished, tmp_path / "fresh")
+    syncd("sign", "--key", str(make_keys(tmp_path / "keys", None)[0]), "--workspace", str(fresh))
+    remote = tmp_path / "remote"
+    syncd("push", "--workspace", str(fresh), "--remote", remote.as_uri())
+    one, other = sorted((remote / "signatures").iterdir())
+    shutil.copy(one, other)
+    with pytest.raises(SigningError, match="not an envelope of the statement it is named after"):
+        syncd("pull", "--workspace", str(fresh))
+    other.write_text("{}")
+    with pytest.raises(SigningError, match=f"{other.name}: not a DSSE envelope"):
+        syncd("pull", "--workspace", str(fresh))
 
 
 def test_what_is_not_in_the_remote_is_told(finished: Path, server: S3Server, tmp_path: Path) -> None:
