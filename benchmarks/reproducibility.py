@@ -67,10 +67,16 @@ def digests(workspace: Path) -> dict[str, str]:
     return {stage: sha256_file(workspace / "artifacts" / stage / "index.json") for stage in STAGES}
 
 
-def compare(folder: Path, objects: int, killed_stage: str = "generate") -> dict[str, dict[str, str]]:
-    """Run all three ways; run -> stage -> digest. RuntimeError if a finished shard was made again."""
-    for name, workers in (("1 worker", 1), ("2 workers", 2)):
-        run(folder / name.replace(" ", "-"), objects, workers)
+def compare(
+    folder: Path, objects: int, undisturbed: tuple[int, ...] = (1, 2), killed_stage: str = "generate"
+) -> dict[str, dict[str, str]]:
+    """Run once with each number of workers, and once with two that are killed; run -> stage -> digest.
+
+    RuntimeError if a finished shard was made again.
+    """
+    workspaces = {f"workers: {workers}": folder / f"{workers}-workers" for workers in undisturbed}
+    for workers, workspace in zip(undisturbed, workspaces.values(), strict=True):
+        run(workspace, objects, workers)
     killed = folder / "killed"
     before, total = run_killed(killed, objects, killed_stage)
     if not 0 < len(before) < total:
@@ -80,8 +86,7 @@ def compare(folder: Path, objects: int, killed_stage: str = "generate") -> dict[
     if redone:
         raise RuntimeError(f"finished shards were made again after the kill: {redone}")
     label = f"killed in {killed_stage} at {len(before)} of {total} shards, resumed"
-    workspaces = {"1 worker": folder / "1-worker", "2 workers": folder / "2-workers", label: killed}
-    return {name: digests(workspace) for name, workspace in workspaces.items()}
+    return {name: digests(workspace) for name, workspace in (workspaces | {label: killed}).items()}
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from flows.inputs import resolve_paths
 from flows.workspace import locked, prepare_workspace
 from models.evaluation.record import EvaluationRecord
 from models.evaluation.tables import ALL, Cell, aggregate, differences
+from tasks.reporting.sheet import image_grid
 
 BRANCH = "model"
 LAST_STAGE = "evaluate"
@@ -41,6 +42,8 @@ COMPARED = ("identity", "geometric")
 """Measures whose difference to the first row stands in the table."""
 SEEDS_APART = 1000
 """Seed of an image in the tables: that of the run times this, plus the evaluation's own."""
+SHOWN = 8
+"""Objects whose images are shown, spread over all."""
 ROW, X, LINE, AXIS = "row", "x", "line", "axis"
 """Keys of a row in configs/ablations.yaml that are no change: the row of the evaluation, and its place in a sweep."""
 
@@ -58,6 +61,8 @@ class Run:
     """Mean over the last tenth of the training."""
     scores: Sequence[Mapping[str, Any]]
     """Of every image, as `models.evaluation.tables` takes them."""
+    pictures: Mapping[str, tuple[bytes, bytes]]
+    """Object -> PNGs of its first reference and of one image; the prompt changes from object to object."""
 
     def mean(self, measure: str) -> float | None:
         """Over objects; None if no image has a number of it."""
@@ -132,10 +137,8 @@ def _runs(seed: int, recipe: Recipe, together: Rows, folder: Path, run_stage: Ru
     artifacts = workspace / "artifacts"
     published, trained = (load_index(artifacts / stage) for stage in ("shard", "train"))
     categories = {sample.record["category"] for sample in read_all(artifacts / "shard", published)}
-    records = [
-        EvaluationRecord.model_validate(sample.record)
-        for sample in read_all(artifacts / LAST_STAGE, load_index(artifacts / LAST_STAGE))
-    ]
+    made = list(read_all(artifacts / LAST_STAGE, load_index(artifacts / LAST_STAGE)))
+    records = [EvaluationRecord.model_validate(sample.record) for sample in made]
     runs = []
     for name, own in together.items():
         scores = [
@@ -151,13 +154,19 @@ def _runs(seed: int, recipe: Recipe, together: Rows, folder: Path, run_stage: Ru
         ]
         if not scores:
             raise ConfigError(f"ablation: {name}, seed {seed}: no object was evaluated; take more (--objects)")
-        summary = trained.summary
-        runs.append(Run(name, seed, len(published.keys), len(categories), summary["loss_last_tenth"], scores))
+        pictures = {}
+        for place, (sample, record) in enumerate(zip(made, records, strict=True)):
+            names = [image.name for image in record.images if image.row == own[ROW]]
+            if names:
+                shown = names[place % len(names)]
+                pictures[record.object_id] = (sample.files["ref.0.png"], sample.files[f"{shown}.png"])
+        loss = trained.summary["loss_last_tenth"]
+        runs.append(Run(name, seed, len(published.keys), len(categories), loss, scores, pictures))
     return runs
 
 
 def write_tables(runs: Sequence[Run], wanted: Sequence[str], folder: Path, title: str) -> list[Path]:
-    """ablation.csv (one line a run), ablation.md, ablation.html and GROUP.png in `folder`."""
+    """ablation.csv (one line a run), ablation.md, ablation.html, GROUP.png and GROUP_images.png in `folder`."""
     groups = groups_of(BRANCH)
     parts: dict[str, Part] = {}
     left = set(chosen_rows(groups, wanted))
@@ -165,7 +174,7 @@ def write_tables(runs: Sequence[Run], wanted: Sequence[str], folder: Path, title
         own = {name: rows[name] for name in rows if name in left}
         if own:
             shown = [run for run in runs if run.row in own]
-            parts[group] = Part(f"{group}: rows", *table(shown), draw(figures(shown, own)))
+            parts[group] = Part(f"{group}: rows", *table(shown), draw(figures(shown, own)), image_grid(images(shown)))
     seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
     text = f"Seeds {seeds}. {NOTE}"
     paths = [folder / name for name in (TABLE, "ablation.md", "ablation.html")]
@@ -174,6 +183,7 @@ def write_tables(runs: Sequence[Run], wanted: Sequence[str], folder: Path, title
     write_atomic(paths[2], as_html(title, text, list(parts.values())).encode())
     for group, part in parts.items():
         write_atomic(folder / f"{group}.png", part.picture)
+        write_atomic(folder / f"{group}_images.png", part.images)
     return paths
 
 
@@ -217,6 +227,16 @@ def _interval(cell: Cell, sign: str = "") -> str:
     if cell["low"] is None:
         return f"{cell['mean']:{sign}.3f}"
     return f"{cell['mean']:{sign}.3f} [{cell['low']:{sign}.3f}, {cell['high']:{sign}.3f}]"
+
+
+def images(runs: Sequence[Run]) -> dict[str, list[bytes]]:
+    """References, then every row's images of the same objects and prompts, of the first seed."""
+    first = min(run.seed for run in runs)
+    own = {run.row: run.pictures for run in runs if run.seed == first}
+    common = [name for name in next(iter(own.values())) if all(name in pictures for pictures in own.values())]
+    shown = [common[place * len(common) // SHOWN] for place in range(SHOWN)] if len(common) > SHOWN else common
+    rows = {row: [pictures[name][1] for name in shown] for row, pictures in own.items()}
+    return {"reference": [next(iter(own.values()))[name][0] for name in shown], **rows}
 
 
 def figures(runs: Sequence[Run], rows: Rows) -> Figures:

@@ -88,12 +88,13 @@ def _sweep(axes: Axes, marks: Mapping[str, Mark], places: Mapping[str, tuple[str
 
 @dataclass(frozen=True)
 class Part:
-    """A table with its picture."""
+    """A table with its chart and, if there are any, images of its rows; both PNG."""
 
     title: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     picture: bytes
+    images: bytes = b""
 
 
 def as_markdown(title: str, note: str, parts: Sequence[Part]) -> str:
@@ -110,7 +111,7 @@ def as_html(title: str, note: str, parts: Sequence[Part]) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
-    pictures = [base64.b64encode(part.picture).decode() for part in parts]
+    pictures = [[base64.b64encode(data).decode() for data in (part.picture, part.images)] for part in parts]
     return environment.get_template("page.html.j2").render(
         title=title, note=note, parts=list(zip(parts, pictures, strict=True))
     )

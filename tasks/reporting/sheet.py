@@ -1,7 +1,7 @@
-"""The contact sheet: one PNG with a row per set, for a terminal user, a README or a chat."""
+"""Contact sheets: one PNG with a row per set, or per row of an ablation; for a terminal user, a README or a chat."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -33,6 +33,23 @@ def contact_sheet(sets: Sequence[ShownSet], title: str) -> bytes:
     _write(sheet, (MARGIN, MARGIN - 4), title, size[0] - 2 * MARGIN, INK, 16)
     for row, shown in enumerate(sets):
         _draw_set(sheet, shown, MARGIN + HEAD + row * row_height, view_width)
+    return encode_png(np.asarray(sheet))
+
+
+def image_grid(rows: Mapping[str, Sequence[bytes]]) -> bytes:
+    """PNG: a line of 96 px tiles per row, its name before them. ValueError without a picture."""
+    across = max(map(len, rows.values()), default=0)
+    if not across:
+        raise ValueError("image grid: no picture to show; at least one row must hold one")
+    font = ImageFont.load_default(size=12)
+    label = 2 * GAP + round(max(ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(name, font) for name in rows))
+    step = TILE + GAP
+    sheet = Image.new("RGB", (label + across * step, GAP + len(rows) * step), PAPER)
+    for line, (name, pictures) in enumerate(rows.items()):
+        top = GAP + line * step
+        _write(sheet, (GAP, top + TILE // 2 - 8), name, label, INK)
+        for column, data in enumerate(pictures):
+            sheet.paste(_tile(data), (label + column * step, top))
     return encode_png(np.asarray(sheet))
 
 

@@ -13,7 +13,7 @@ from flows.engine import run_stage
 from flows.runners import serial
 from models.evaluation.ablation import MEASURES, Run
 
-RUNTIME = Runtime(runner="thread", workers=1, device="cpu", min_free_disk_gb=0)
+RUNTIME = Runtime(runner="thread", workers=1, threads_per_worker=1, device="cpu", min_free_disk_gb=0)
 SMALL = ("assets.count=6", "assets.eval_share=0", "generate.steps=6", "select.min_quality=-10")
 
 

@@ -18,7 +18,7 @@ from flows.runners import serial
 from flows.workspace import choose_recipe, prepare_workspace
 from tasks.inspect_set import UnknownSetError, inspect_set
 
-RUNTIME = Runtime(runner="thread", workers=1, device="cpu", min_free_disk_gb=0)
+RUNTIME = Runtime(runner="thread", workers=1, threads_per_worker=1, device="cpu", min_free_disk_gb=0)
 SMALL = (
     "assets.count=6",
     "generate.steps=6",

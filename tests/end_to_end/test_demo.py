@@ -13,7 +13,7 @@ from data.images import decode_png
 from data.shards import load_index, read_all, sha256_file
 
 SMALL = (
-    "assets.count=24",
+    "assets.count=16",
     "assets.eval_share=0.25",
     "generate.steps=8",
     "select.min_quality=-10",
@@ -102,6 +102,7 @@ def test_a_sample_is_made_from_a_reference_and_carries_its_provenance(workspace:
         assert any("a mug on a beach" in str(value) for value in image.text.values())
 
 
-def test_digests_are_equal_for_one_worker_two_workers_and_a_killed_run(tmp_path: Path) -> None:
-    found = compare(tmp_path, objects=12)
+def test_digests_are_equal_for_one_worker_and_for_two_that_were_killed(tmp_path: Path) -> None:
+    found = compare(tmp_path, objects=8, undisturbed=(1,))
+    assert len(found) == 2
     assert len({tuple(row.values()) for row in found.values()}) == 1, found

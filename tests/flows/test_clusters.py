@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -37,14 +37,21 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def family() -> set[psutil.Process]:
-    """Processes that this one has started, but for the one that Python keeps for itself."""
-    children = psutil.Process().children(recursive=True)
-    return {child for child in children if "multiprocessing.resource_tracker" not in " ".join(child.cmdline())}
+    """Living processes that this one has started, but for the one that Python keeps for itself."""
+    found = set()
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # of which a zombie is one
+            if "multiprocessing.resource_tracker" not in " ".join(child.cmdline()):
+                found.add(child)
+    return found
 
 
 def heard_from_outside(processes: set[psutil.Process]) -> list[str]:
     """Addresses other than the machine's own on which any of these listens."""
-    found = [connection for process in processes for connection in process.net_connections("inet")]
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            found += process.net_connections("inet")
     listening = [connection.laddr.ip for connection in found if connection.status == psutil.CONN_LISTEN]
     assert listening
     return [address for address in listening if address.removeprefix("::ffff:") not in ("127.0.0.1", "::1")]

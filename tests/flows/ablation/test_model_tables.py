@@ -1,5 +1,6 @@
 """Tables and charts of the model's ablation, from runs made up so that the right numbers are known."""
 
+import base64
 import csv
 import io
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs.load import ConfigError, load_recipe
-from data.images import decode_png
+from data.images import decode_png, encode_png
 from flows.ablation import model
 from flows.ablation.page import draw
 from flows.ablation.rows import as_overrides, chosen_rows, groups_of
@@ -39,7 +40,14 @@ def run_of(row: str, seed: int, identity: dict[str, float], sets: int = 10) -> m
         for name, value in identity.items()
         for prompt in (0, 1)
     ]
-    return model.Run(row, seed, sets, 3, 0.25, scores)
+    shades = {name: round(200 * value) + seed for name, value in identity.items()}
+    pictures = {name: (plain(0), plain(shade)) for name, shade in shades.items()}
+    return model.Run(row, seed, sets, 3, 0.25, scores, pictures)
+
+
+def plain(shade: int) -> bytes:
+    """A picture of one grey."""
+    return encode_png(np.full((64, 64, 3), shade, np.uint8))
 
 
 RUNS = [
@@ -72,8 +80,8 @@ def test_points_of_a_sweep_are_drawn_as_lines() -> None:
     assert sweep.places == {"1 reference": ("", 1.0), "2 references": ("", 2.0)} and sweep.axis == "references"
     mark = sweep.panels["identity (MDINOv2-I)"]["2 references"]
     assert (mark.mean, mark.seeds) == (0.5, (0.4, 0.6))
-    plain = [run_of("3 categories", 0, {"a": 0.2, "b": 0.4})]
-    bars = model.figures(plain, GROUPS["categories"])
+    alone = [run_of("3 categories", 0, {"a": 0.2, "b": 0.4})]
+    bars = model.figures(alone, GROUPS["categories"])
     assert bars.places is None
     for figures in (sweep, bars):
         picture = decode_png(draw(figures))
@@ -85,6 +93,17 @@ def test_the_page_has_a_table_for_every_group(tmp_path: Path) -> None:
     page, text = paths[2].read_text(), paths[1].read_text()
     assert "title &lt;b&gt;" in page and "://" not in page and "references: rows" in text
     assert (tmp_path / "references.png").exists() and not (tmp_path / "paper.png").exists()
+    sheet = (tmp_path / "references_images.png").read_bytes()
+    assert base64.b64encode(sheet).decode() in page
+    tiles = decode_png(sheet)[4 + 48 :: 100, -52::-100][:, 1::-1, 0]
+    assert tiles.tolist() == [[0, 0], [40, 80], [60, 100]], "references, then each row, of the first seed alone"
+
+
+def test_images_are_of_objects_that_all_rows_have_and_spread_over_them() -> None:
+    many = {f"{number:02}": number / 100 for number in range(32)}
+    rows = model.images([run_of("1 reference", 3, many), run_of("2 references", 3, {**many, "zz": 0.9})])
+    assert list(rows) == ["reference", "1 reference", "2 references"]
+    assert rows["1 reference"] == rows["2 references"] == [plain(2 * number + 3) for number in range(0, 32, 4)]
 
 
 def test_every_row_is_a_recipe_and_names_a_row_of_the_evaluation() -> None:
