@@ -19,6 +19,7 @@ from configs.schema import Recipe
 from data.lookup import KeyLookup
 from data.revocation import REVOKED, Revoked
 from data.shards import Sample, ShardError, ShardIndex, load_index, read_shard, verify_file
+from data.store import stage_url
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class CheckpointFile:
 
     path: Path
     sha256: str
+
+
+WORK = "work"
+"""Folder of a stage in the store for what it resumes from."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,12 @@ class StageContext:
     def work_dir(self) -> Path:
         """Where shards and checkpoints of this signature are kept until the stage is finished."""
         return self.workspace / "artifacts" / ".work" / self.stage / self.signature[:16]
+
+    @property
+    def work_url(self) -> str | None:
+        """Where what this stage resumes from is kept too, until it is published; None without a store."""
+        url = self.options.get("store")
+        return None if url is None else f"{stage_url(url, self.stage, self.signature)}/{WORK}"
 
     def output_dir(self, stage: str) -> Path:
         return self.workspace / "artifacts" / stage

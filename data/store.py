@@ -98,6 +98,11 @@ def _bucket_root(url: str) -> str:
     return root
 
 
+def stage_url(url: str, stage: str, signature: str) -> str:
+    """The folder of a stage, under one signature, in the store at `url`."""
+    return f"{url.rstrip('/')}/{stage}/{signature[:16]}"
+
+
 class Store:
     """All files below `url`; names are relative to it, with forward slashes. Of one thread or of many."""
 

@@ -1,6 +1,7 @@
 """A stage's shards in a store too (runtime `store`), for machines that share no disk.
 
     STORE/STAGE/SIGNATURE/000000.tar, 000000.json    a shard, then the receipt that vouches for it
+    STORE/STAGE/SIGNATURE/work/...                   checkpoints of a training until the stage is published
     STORE/STAGE/SIGNATURE/...                        the other files of the finished stage, its statement
     STORE/STAGE/SIGNATURE/index.json                 last: the folder is then the published stage
     STORE/signatures/...                             of the statements, if they are signed (flows/envelopes.py)
@@ -29,8 +30,8 @@ from data.shards import (
     write_atomic,
 )
 from data.signing import drop_signature_of_another
-from data.stage import ShardSpec, StageContext
-from data.store import ConflictError, MissingError, Store
+from data.stage import WORK, ShardSpec, StageContext
+from data.store import ConflictError, MissingError, Store, stage_url
 from flows.envelopes import bring_signatures, send_signatures
 from flows.graph import Graph, index_path, stage_signature
 
@@ -46,7 +47,7 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 
 def stage_store(url: str | None, stage: str, signature: str) -> Store | None:
     """The folder of a stage in the store at `url`; None for None."""
-    return None if url is None else Store(f"{url.rstrip('/')}/{stage}/{signature[:16]}")
+    return None if url is None else Store(stage_url(url, stage, signature))
 
 
 def join(ctx: StageContext, specs: Sequence[ShardSpec], mine: dict[int, Receipt]) -> dict[int, Receipt]:
@@ -129,6 +130,7 @@ def publish(ctx: StageContext) -> None:
             if statement.exists():
                 store.create(STATEMENT, statement.read_bytes())
         store.add(INDEX, folder / INDEX, sha256_file(folder / INDEX))
+        _at_once(store.delete, [name for name in store.list() if name.startswith(f"{WORK}/")])
         send_signatures(ctx.workspace, [ctx.stage], ctx.options["store"])
         bring_signatures(ctx.workspace, [ctx.stage], ctx.options["store"])
     except ConflictError as error:

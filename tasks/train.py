@@ -1,9 +1,10 @@
 """Train: the customization model on the published shards, as one LoRA with its loss curve and ledger.
 
 Work folder: `features/` (latents and text embeddings per shard), `pairs/` (the same of text-image pairs, per tar),
-`checkpoints/`, `live/` (DVCLive, to watch a run). Output: `pytorch_lora_weights.safetensors`, `MODEL_CARD.md`,
-`metrics.jsonl` (one row per step), `ledger.jsonl` (the shards, samples and pairs that every step consumed), `dvclive/`,
-and with text-image pairs `pairs.json` (their tars by digest, and how many samples of each were skipped and why).
+`checkpoints/` (in the runtime's store too), `live/` (DVCLive, to watch a run). Output:
+`pytorch_lora_weights.safetensors`, `MODEL_CARD.md`, `metrics.jsonl` (one row per step), `ledger.jsonl` (the shards,
+samples and pairs that every step consumed), `dvclive/`, and with text-image pairs `pairs.json` (their tars by digest,
+and how many samples of each were skipped and why).
 """
 
 import json
@@ -20,6 +21,8 @@ from data.reader import ShardReader
 from data.release.model_card import Training, dataset_card, licence_of, model_card
 from data.shards import ShardIndex, ShardWriter, read_all
 from data.stage import ShardSpec, StageContext
+from data.store import Store
+from models.training.checkpoints import bring_checkpoint
 from models.training.job import TrainingJob, image_size, open_run
 from models.training.live import TrainingLog, write_log
 from models.training.pairs import PairMix
@@ -69,8 +72,11 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
         dataset=ctx.output_dir("shard"),
         folder=ctx.work_dir,
         settings=Settings.of(ctx.options),
+        store=ctx.work_url,
     )
     check_trackers(job.settings.trackers)
+    if job.store is not None:
+        bring_checkpoint(job.checkpoints, Store(job.store))
     device = ctx.device
     if section.processes > 1:
         run_processes(job, device)

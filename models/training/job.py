@@ -13,6 +13,7 @@ from data.digests import DigestCache
 from data.images import decode_png
 from data.pairs import PairOrder
 from data.reader import ShardReader
+from data.store import Store
 from models.customizer import Customizer, load_customizer
 from models.training.features import FeatureStore
 from models.training.pairs import PairMix, PairStore
@@ -34,6 +35,7 @@ class TrainingJob(BaseModel):
     dataset: Path = Field(description="folder of the shard stage")
     folder: Path = Field(description="work folder: features/, checkpoints/, live/")
     settings: Settings = Field(default_factory=Settings)
+    store: str | None = Field(default=None, description="URL where checkpoints are kept too")
 
     @property
     def checkpoints(self) -> Path:
@@ -63,7 +65,8 @@ def open_run(job: TrainingJob, device: str) -> Run:
     state.wait_for_everyone()
     log.info("train: features of %d shards encoded in %.0f s", encoded, time.monotonic() - started)
     features = FeatureStore(folder, reader.index, section, job.seed)
-    return Run(customizer, reader, features, section, job.seed, job.checkpoints, device, job.settings, pairs)
+    store = None if job.store is None else Store(job.store)
+    return Run(customizer, reader, features, section, job.seed, job.checkpoints, device, job.settings, pairs, store)
 
 
 def _open_pairs(job: TrainingJob, customizer: Customizer, reader: ShardReader) -> PairMix | None:

@@ -24,6 +24,7 @@ from configs.training import Train
 from data.ids import seed_for
 from data.reader import ShardReader
 from data.shards import Sample
+from data.store import Store
 from models.customizer import Customizer
 from models.flops import FlopCounter, peak_tflops
 from models.training.batches import Row, consumed, draw, make_batch, named, pick
@@ -49,7 +50,7 @@ class TrainingError(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """What one run is made of. `folder` is where its checkpoints are."""
+    """What one run is made of. `folder` is where its checkpoints are, `store` where they are kept too."""
 
     customizer: Customizer
     reader: ShardReader
@@ -60,6 +61,7 @@ class Run:
     device: str = "cpu"
     settings: Settings = field(default_factory=Settings)
     pairs: PairMix | None = None
+    store: Store | None = None
 
 
 @dataclass
@@ -144,7 +146,7 @@ def _save(run: Run, optimizer: torch.optim.Optimizer, average: EMAModel | None, 
         "metrics": history.metrics,
         "ledger": history.ledger,
     }
-    save_checkpoint(run.folder, len(history.metrics), state, run.settings.keep_checkpoints)
+    save_checkpoint(run.folder, len(history.metrics), state, run.settings.keep_checkpoints, run.store)
 
 
 def _resume(run: Run, optimizer: torch.optim.Optimizer, average: EMAModel | None) -> History:

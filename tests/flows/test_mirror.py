@@ -25,6 +25,7 @@ from data.origin import origin_of
 from data.provenance import statement_path, verify_chain
 from data.shards import Receipt, ShardError, load_index
 from data.signing import make_keys, signature_state
+from data.stage import WORK
 from data.store import Store
 from flows import engine
 from flows.batch import run_share
@@ -92,6 +93,7 @@ def test_two_machines_share_the_shards_and_end_as_a_lone_run(tmp_path: Path, url
     one(second, url, "prompts", 1)
     one(first, url, "prompts", 0)
     assert run(first, url, "prompts").reused == 2
+    assert folder_of(url, first).create(f"{WORK}/step-1", b"of a maker that another one overtook")
     for stage in STAGES:
         assert run(second, url, stage).shards == 4
     made = sorted(attempts(first) + attempts(second))
@@ -104,6 +106,7 @@ def test_two_machines_share_the_shards_and_end_as_a_lone_run(tmp_path: Path, url
     for stage in STAGES:
         assert statement_path(first, stage).read_bytes() == statement_path(second, stage).read_bytes()
         stored = folder_of(url, first, stage)
+        assert not [name for name in stored.list() if name.startswith(WORK)]
         for name, digest in lone[stage].items():
             stored.fetch(name, tmp_path / "copy", (first / "artifacts" / stage / name).stat().st_size, digest)
 

@@ -60,8 +60,9 @@ def workspace_with_dataset(folder: Path, recipe: Recipe) -> Path:
     return folder
 
 
-def context_of(workspace: Path, recipe: Recipe) -> StageContext:
-    return stage_runs.context("train", recipe, workspace, ("shard",))
+def context_of(workspace: Path, recipe: Recipe, store: str | None = None) -> StageContext:
+    ctx = stage_runs.context("train", recipe, workspace, ("shard",))
+    return replace(ctx, options={**ctx.options, "store": store})
 
 
 @pytest.fixture
@@ -152,7 +153,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def run_and_kill(workspace: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def run_and_kill(workspace: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, store: str | None = None) -> None:
     """The stage, stopped after its fifth step."""
 
     def killed(run: Any, on_step: Any) -> Any:
@@ -165,7 +166,7 @@ def run_and_kill(workspace: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatc
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(train, "train", killed)
-        stage_runs.run_stage(train, context_of(workspace, recipe))
+        stage_runs.run_stage(train, context_of(workspace, recipe, store))
 
 
 @pytest.mark.parametrize("references", ["separate", "joint"])
@@ -182,6 +183,25 @@ def test_a_killed_and_resumed_run_publishes_the_same_bytes(
     assert digests(cut / "artifacts" / "train") == digests(whole / "artifacts" / "train")
     live = context_of(cut, recipe).work_dir / "live"
     assert digests(live) == digests(whole / "artifacts" / "train" / "dvclive"), "what was watched is what was published"
+
+
+def test_a_run_killed_on_one_machine_goes_on_on_another_through_the_store(
+    tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = workspace_with_dataset(tmp_path / "whole", recipe)
+    stage_runs.run_stage(train, context_of(whole, recipe))
+    url = (tmp_path / "store").as_uri()
+    run_and_kill(workspace_with_dataset(tmp_path / "first", recipe), recipe, monkeypatch, url)
+    second, steps = workspace_with_dataset(tmp_path / "second", recipe), []
+
+    def watched(run: Any, on_step: Any) -> Any:
+        steps.append(newest_step(run.folder))
+        return train_loop(run, on_step)
+
+    monkeypatch.setattr(train, "train", watched)
+    stage_runs.run_stage(train, context_of(second, recipe, url))
+    assert steps == [4]
+    assert digests(second / "artifacts" / "train") == digests(whole / "artifacts" / "train")
 
 
 def pairs_of(folder: Path) -> Path:

@@ -3,7 +3,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.training.checkpoints import CheckpointError, checkpoints, load_checkpoint, save_checkpoint
+from data.store import Store
+from models.training.checkpoints import (
+    CheckpointError,
+    bring_checkpoint,
+    checkpoints,
+    load_checkpoint,
+    newest_step,
+    save_checkpoint,
+)
 
 
 def test_the_newest_is_loaded_and_only_the_last_two_are_kept(tmp_path: Path) -> None:
@@ -39,3 +47,29 @@ def test_a_flipped_bit_is_found_which_torch_itself_would_load(tmp_path: Path, at
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match=r"step-00000005\.pt: cannot be read \(the file was changed"):
         load_checkpoint(tmp_path, "cpu")
+
+
+def test_the_newest_are_in_the_store_too_and_another_machine_goes_on_from_there(tmp_path: Path) -> None:
+    store, here, there = Store((tmp_path / "store").as_uri()), tmp_path / "here", tmp_path / "there"
+    bring_checkpoint(there, store)
+    assert not there.exists()
+    for step in (5, 10, 15):
+        save_checkpoint(here, step, {"adapter": {"w": torch.full((2,), float(step))}}, 2, store)
+    assert list(store.list()) == ["step-00000010.pt", "step-00000015.pt"]
+    bring_checkpoint(there, store)
+    assert load_checkpoint(there, "cpu")["adapter"]["w"].tolist() == [15.0, 15.0]
+    save_checkpoint(there, 20, {"adapter": {"w": torch.zeros(2)}}, 2)
+    bring_checkpoint(there, store)
+    assert newest_step(there) == 20, "what is here and newer stays"
+
+
+def test_a_damaged_checkpoint_of_the_store_is_named_and_not_brought(tmp_path: Path) -> None:
+    store = Store((tmp_path / "store").as_uri())
+    stored = tmp_path / "store" / save_checkpoint(tmp_path / "here", 5, {"w": torch.ones(9)}, 1, store).name
+    data = bytearray(stored.read_bytes())
+    data[40] ^= 1
+    stored.unlink()
+    stored.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"store/step-00000005\.pt: cannot be read .*changed.*; delete it"):
+        bring_checkpoint(tmp_path / "there", store)
+    assert not (tmp_path / "there").exists()
