@@ -15,7 +15,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import torch
 import yaml
 from safetensors import SafetensorError
 
@@ -38,7 +37,7 @@ LOADERS = {
 }
 """Architecture -> `module:function(folder, device, dtype)`; imported when first used."""
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = ("float32", "bfloat16", "float16")
 UNSET = "unset"
 UNREAD = ("*.bin", "*.h5", "*.msgpack", "*.gguf", "*.jpg", "*.png", "flux1-*", "ae.safetensors", "original/*")
 """Files of hub repositories that nothing here reads: pictures, and the same weights once more in other formats."""
@@ -170,11 +169,13 @@ def load_with(loaders: Mapping[str, str], ref: ModelRef, device: str, dtype: str
         raise ModelError(f"{_name(ref)}: architecture {ref.architecture!r}; known: {', '.join(sorted(loaders))}")
     if dtype not in DTYPES:
         raise ModelError(f"{_name(ref)}: dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
+    import torch  # as late as this, so that whoever only asks where models are does not wait for it
+
     folder = locate(ref)
     module, _, attribute = loaders[ref.architecture].partition(":")
     loader: Any = reduce(getattr, attribute.split("."), importlib.import_module(module))
     try:
-        return loader(folder, device, DTYPES[dtype])
+        return loader(folder, device, getattr(torch, dtype))
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(f"{_name(ref)}: {folder} cannot be loaded as {ref.architecture}: {error}") from error
 

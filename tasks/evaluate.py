@@ -7,7 +7,7 @@ Identity is measured in every row against all references of the object, so that 
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data.ids import canonical_json, object_of, seed_for
 from data.images import encode_png
@@ -17,17 +17,14 @@ from data.stage import CheckpointFile, ShardSpec, StageContext, chunk
 from models.evaluation.files import as_csv, as_markdown, as_parquet, guidance_csv
 from models.evaluation.record import EvaluatedImage, EvaluationRecord, ImageMetrics
 from models.evaluation.tables import aggregate, differences
-from models.guidance import Norms
 from models.header import read_metadata
 from models.training.record import CheckpointRecord
-from tasks.evaluation.asking import with_questions
-from tasks.evaluation.benchmark import benchmark_objects, benchmark_subjects
-from tasks.evaluation.external import external_images
-from tasks.evaluation.making import make_row, restored
-from tasks.evaluation.rows import Row, models_of, pairs_of, rows_of
-from tasks.evaluation.scoring import Shot, backbones, score_images
+from tasks.evaluation.rows import Row, backbones, models_of, pairs_of, rows_of
 from tasks.evaluation.subjects import Subject, held_out
-from tasks.evaluation.tuning import check_tuning, with_nouns
+
+if TYPE_CHECKING:
+    from models.guidance import Norms
+    from tasks.evaluation.scoring import Shot
 
 HELD_OUT = "held_out"
 SUBJECTS = {
@@ -47,6 +44,8 @@ def plan(ctx: StageContext) -> list[ShardSpec]:
     if section.benchmark == HELD_OUT:
         keys = sorted({object_of(set_id) for set_id in ctx.index("render").summary["held_out_sets"]})
     else:
+        from tasks.evaluation.benchmark import benchmark_objects
+
         keys = sorted(benchmark_objects(ctx))
     if section.objects:
         keys = sorted(keys, key=lambda key: seed_for(ctx.recipe.seed, "evaluate", key))[: section.objects]
@@ -55,6 +54,14 @@ def plan(ctx: StageContext) -> list[ShardSpec]:
 
 def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     """Objects of the shard are generated and scored together, in batches that its keys alone determine."""
+    # Here, so that a process that only plans or publishes does not hold half a gigabyte of code.
+    from tasks.evaluation.asking import with_questions
+    from tasks.evaluation.benchmark import benchmark_subjects
+    from tasks.evaluation.external import external_images
+    from tasks.evaluation.making import make_row, restored
+    from tasks.evaluation.scoring import Shot, score_images
+    from tasks.evaluation.tuning import check_tuning, with_nouns
+
     section = ctx.recipe.evaluate
     found = held_out(ctx, spec, out) if section.benchmark == HELD_OUT else benchmark_subjects(ctx, spec, out)
     shots = [
@@ -99,7 +106,9 @@ def _checkpoint_id(ctx: StageContext, record: CheckpointRecord) -> dict[str, str
     return found if ctx.checkpoint is None else found | {"sha256": ctx.checkpoint.sha256}
 
 
-def _evaluated(name: str, row: Row | None, shot: Shot, metrics: ImageMetrics, norms: Sequence[Norms]) -> EvaluatedImage:
+def _evaluated(
+    name: str, row: Row | None, shot: "Shot", metrics: ImageMetrics, norms: "Sequence[Norms]"
+) -> EvaluatedImage:
     """`row` is None for images that were made elsewhere."""
     prompt: Prompt = shot.subject.prompts[shot.prompt]
     return EvaluatedImage(

@@ -15,7 +15,7 @@ from data.stage import ShardSpec, StageContext, chunk
 from models import registry
 from models.scorers.crops import without_object
 from models.scorers.frame import clipped_share, cut_off_share, perceptual_hash, saturation
-from models.scorers.identity import cosine_pairs, mean_of_others, pairs_of_found
+from models.scorers.pairs import cosine_pairs, mean_of_others, pairs_of_found
 
 ROLES = ("clip", "quality", "identity")
 NAMES = tuple(ImageScores.model_fields)

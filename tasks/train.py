@@ -16,21 +16,12 @@ from typing import Any
 import numpy as np
 
 from data.ids import canonical_json, digest_of
-from data.pairs import pair_tars
-from data.reader import ShardReader
 from data.release.model_card import Training, dataset_card, licence_of, model_card
 from data.shards import ShardIndex, ShardWriter, read_all
 from data.stage import ShardSpec, StageContext
 from data.store import Store
-from models.training.checkpoints import bring_checkpoint
-from models.training.job import TrainingJob, image_size, open_run
-from models.training.live import TrainingLog, write_log
-from models.training.pairs import PairMix
-from models.training.processes import run_processes
 from models.training.record import CheckpointRecord
 from models.training.settings import Settings
-from models.training.trackers import check_trackers
-from models.training.trainer import History, train
 
 KEY = "customizer"
 FILES = {
@@ -47,6 +38,8 @@ def plan(ctx: StageContext) -> list[ShardSpec]:
     which terms it may be trained on; PairsError if the recipe's pairs are no tars.
     """
     if ctx.recipe.train.pairs is not None:
+        from data.pairs import pair_tars
+
         pair_tars(ctx.workspace / ctx.recipe.train.pairs)
     keys = ctx.index("shard").keys
     gone = sorted(key for key in keys if ctx.revoked.holds(key))
@@ -63,6 +56,14 @@ def plan(ctx: StageContext) -> list[ShardSpec]:
 
 def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     """Train to the end, from the last checkpoint of this signature if there is one."""
+    # Here, so that a process that only plans or publishes does not hold half a gigabyte of code.
+    from models.training.checkpoints import bring_checkpoint
+    from models.training.job import TrainingJob, image_size, open_run
+    from models.training.live import TrainingLog
+    from models.training.processes import run_processes
+    from models.training.trackers import check_trackers
+    from models.training.trainer import train
+
     section = ctx.recipe.train
     job = TrainingJob(
         section=section,
@@ -85,7 +86,8 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     live = TrainingLog(job.live, section.log_every, section.steps)
     history = train(run, live)
     live.close()
-    record = checkpoint_record(ctx, run.reader, run.pairs)
+    pairs_sha256 = None if run.pairs is None else run.pairs.store.sha256
+    record = checkpoint_record(ctx, run.reader.digest, pairs_sha256, image_size(run.reader))
     files = {
         "safetensors": run.customizer.adapter_file(record.header()),
         "metrics.jsonl": _lines(history.metrics),
@@ -96,9 +98,12 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     out.add(KEY, record, files)
 
 
-def checkpoint_record(ctx: StageContext, reader: ShardReader, pairs: PairMix | None) -> CheckpointRecord:
+def checkpoint_record(
+    ctx: StageContext, dataset_sha256: str, pairs_sha256: str | None, size: tuple[int, int]
+) -> CheckpointRecord:
+    """`size`: height and width of the images, in pixels."""
     section, base = ctx.recipe.train, ctx.recipe.models.customizer
-    height, width = image_size(reader)
+    height, width = size
     recipe = {
         "seed": ctx.recipe.seed,
         "models.customizer": base.model_dump(mode="json"),
@@ -106,8 +111,8 @@ def checkpoint_record(ctx: StageContext, reader: ShardReader, pairs: PairMix | N
     }
     return CheckpointRecord(
         base_model=base,
-        dataset_sha256=reader.digest,
-        pairs_sha256=None if pairs is None else pairs.store.sha256,
+        dataset_sha256=dataset_sha256,
+        pairs_sha256=pairs_sha256,
         recipe_sha256=digest_of(recipe),
         signature=ctx.signature,
         references=section.references,
@@ -129,15 +134,17 @@ def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, A
 
     Returns the mean loss at both ends, counts, and the licence that follows from base model and dataset.
     """
+    from models.training.live import write_log
+
     (sample,) = read_all(out_dir, index)
     for member, data in sample.files.items():
         (out_dir / FILES[member]).write_bytes(data)
-    history = History(*(_rows(sample.files[name]) for name in ("metrics.jsonl", "ledger.jsonl")))
+    metrics, ledger = (_rows(sample.files[name]) for name in ("metrics.jsonl", "ledger.jsonl"))
     section = ctx.recipe.train
-    write_log(history.metrics, out_dir / "dvclive", section.log_every, section.steps)
-    losses = [row["loss"] for row in history.metrics]
+    write_log(metrics, out_dir / "dvclive", section.log_every, section.steps)
+    losses = [row["loss"] for row in metrics]
     end = max(1, len(losses) // 10)
-    examples = [example for row in history.ledger for example in row["samples"]]
+    examples = [example for row in ledger for example in row["samples"]]
     of_pairs = _pairs_summary(json.loads(sample.files["pairs.json"]), examples) if section.pairs else {}
     summary = {
         "steps": len(losses),
@@ -145,7 +152,7 @@ def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, A
         "loss_last_tenth": round(float(np.mean(losses[-end:])), 6),
         "samples_seen": len(examples),
         "sets_seen": len({example["set"] for example in examples if "set" in example}),
-        "shards_seen": len({digest for row in history.ledger for digest in row["shards"]}),
+        "shards_seen": len({digest for row in ledger for digest in row["shards"]}),
         "dataset_sha256": sample.record["dataset_sha256"],
         "base_model": f"{ctx.recipe.models.customizer.name}@{ctx.recipe.models.customizer.revision}",
         **of_pairs,

@@ -25,7 +25,7 @@ from flows.workspace import locked, prepare_workspace
 from models import registry
 from models.evaluation.ablation import MEASURES, Run, difference, share_of, summary
 from models.scorers.frame import colour_affinity
-from models.scorers.identity import cosine_pairs, mean_of_others
+from models.scorers.pairs import cosine_pairs, mean_of_others
 
 LAST_STAGE = "select"
 BASE, CEILING = "full", "renders"

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from configs.load import ConfigError
 from configs.schema import ModelRef, Prompts
@@ -10,8 +10,10 @@ from models import registry
 from models.prompts.chat import ChatModel, ChatSettings
 from models.prompts.grammar import GrammarWriter
 from models.prompts.language_model import LanguageModelWriter
-from models.prompts.server_chat import ServerChat
 from models.prompts.writer import CaptionWriter
+
+if TYPE_CHECKING:
+    from models.prompts.server_chat import ServerChat
 
 
 def open_writer(
@@ -37,11 +39,13 @@ def open_chat(model: ModelRef, dtype: str, device: str, options: dict[str, Any],
     return server_of(model, options, cache)
 
 
-def server_of(ref: ModelRef, options: dict[str, Any], cache: Path | None = None) -> ServerChat:
+def server_of(ref: ModelRef, options: dict[str, Any], cache: Path | None = None) -> "ServerChat":
     """The server that the runtime names, for a model behind one; ConfigError if its address or key is not set.
 
     `cache` defaults to none being kept.
     """
+    from models.prompts.server_chat import ServerChat
+
     model = registry.served_name(ref)
     if model is None:
         raise ConfigError(f"model {ref.name}: source {ref.source!r}; a model behind a server has server:NAME")

@@ -20,7 +20,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from configs.evaluation import Evaluate, Guidance, RowKind
-from configs.schema import Recipe
+from configs.schema import ModelRef, Recipe
 from configs.training import NoisedReferences, ReferenceForm
 from models.evaluation.tables import KINDS
 
@@ -149,3 +149,30 @@ def _model(row: Row, base: str, trained: str) -> str:
         return f"{base} with its own IP-Adapter" if row.image else base
     off = [name for name in SWITCHES if getattr(row, name) is False]
     return f"{trained}, {off[0]} switched off" if off else trained
+
+
+def backbones(recipe: Recipe) -> dict[str, str]:
+    """Metric -> name@revision of the models that it comes from."""
+    section, models = recipe.evaluate, recipe.models
+    finder = _named(models.segmenter)
+    if models.detector is not None:
+        finder = f"{_named(models.detector)} and {finder}"
+    found = f"objects found by {finder}"
+    answerer = models.vqa if section.text_metric == "tifa" else models.clip
+    whole = {
+        "clip_score": _named(models.clip),
+        "clip_i": _named(models.clip),
+        "dino": _named(models.dino),
+        "dinov2_i": _named(models.identity),
+        "copy_paste": f"{_named(models.identity)}, {found}",
+        "diversity": _named(models.identity),
+    }
+    return {
+        "identity": f"{_named(models.identity)}, {found}",
+        "text": f"{section.text_metric} by {_named(answerer)}",
+        **{name: model for name, model in whole.items() if name in section.metrics},
+    }
+
+
+def _named(ref: ModelRef | None) -> str:
+    return "none" if ref is None else f"{ref.name}@{ref.revision}"

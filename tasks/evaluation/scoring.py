@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import ModelRef, Recipe
 from data.stage import StageContext
 from models import registry
 from models.evaluation.metrics import clip_scores, identity_scores, image_metrics, text_scores
@@ -96,30 +95,3 @@ def _whole_image_metrics(ctx: StageContext, identity: Any, clip: Any) -> dict[st
         dino = registry.load(ctx.recipe.models.dino, ctx.device, "float32")
         embeds["dino"] = lambda images: dino.embed(images, None, batch=batch)
     return embeds
-
-
-def backbones(recipe: Recipe) -> dict[str, str]:
-    """Metric -> name@revision of the models that it comes from."""
-    section, models = recipe.evaluate, recipe.models
-    finder = _named(models.segmenter)
-    if models.detector is not None:
-        finder = f"{_named(models.detector)} and {finder}"
-    found = f"objects found by {finder}"
-    answerer = models.vqa if section.text_metric == "tifa" else models.clip
-    whole = {
-        "clip_score": _named(models.clip),
-        "clip_i": _named(models.clip),
-        "dino": _named(models.dino),
-        "dinov2_i": _named(models.identity),
-        "copy_paste": f"{_named(models.identity)}, {found}",
-        "diversity": _named(models.identity),
-    }
-    return {
-        "identity": f"{_named(models.identity)}, {found}",
-        "text": f"{section.text_metric} by {_named(answerer)}",
-        **{name: model for name, model in whole.items() if name in section.metrics},
-    }
-
-
-def _named(ref: ModelRef | None) -> str:
-    return "none" if ref is None else f"{ref.name}@{ref.revision}"

@@ -81,7 +81,7 @@ def test_an_unknown_identifier_is_refused_before_anything_is_made(
 ) -> None:
     section = recipe.evaluate.model_copy(update={"dreambooth": DreamBooth()})
     workspace = build_workspace(tmp_path / "run", recipe, trained, [rendered("mug-a", 1)], [prompts_of("mug-a")])
-    monkeypatch.setattr("tasks.evaluate.make_row", lambda *_: pytest.fail("made"))
+    monkeypatch.setattr("tasks.evaluation.making.make_row", lambda *_: pytest.fail("made"))
     with pytest.raises(ValueError, match=r"evaluate\.dreambooth\.token is 'sks', which a tokenizer"):
         evaluated(workspace, recipe.model_copy(update={"evaluate": section}))
 

@@ -21,6 +21,7 @@ from configs.training import NoisedReferences
 from data.images import encode_png
 from data.shards import ShardWriter, sha256_file
 from models.header import FILE_NAME, read_metadata
+from models.training import trainer
 from models.training.record import CheckpointRecord
 from models.training.restore import restore
 from models.training.trainer import train as train_loop
@@ -86,10 +87,9 @@ def test_a_killed_and_resumed_run_publishes_the_same_bytes(
 
         return train_loop(run, stop)
 
-    monkeypatch.setattr(train, "train", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(trainer, "train", killed)
         trained(tmp_path, recipe)
-    monkeypatch.setattr(train, "train", train_loop)
     torch.manual_seed(1234)
     stage_runs.run_stage(train, stage_runs.context("train", recipe, tmp_path, ("shard",)))
     assert digests(tmp_path / "artifacts" / "train") == digests(checkpoint)

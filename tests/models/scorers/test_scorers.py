@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, CLIPModel
 
 from models.scorers.clip import ClipScorer
-from models.scorers.identity import IdentityScorer, cosine_pairs, mean_of_others
+from models.scorers.identity import IdentityScorer
+from models.scorers.pairs import cosine_pairs, mean_of_others
 from models.scorers.quality import QualityHead, QualityScorer, save_quality_head
 from models.scorers.segmenter import Segmenter
 
