@@ -31,7 +31,8 @@ import psutil
 
 from configs.load import RUNTIME_VARIABLE
 from configs.schema import Runtime
-from data.provenance import statement_path, verify_chain
+from data.chain import verify_chain
+from data.provenance import statement_path
 from data.shards import sha256_file
 from data.signing import envelope_path, make_keys
 from flows.engine import run_stage

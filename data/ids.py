@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+SET_ID = re.compile(r"(.+)-s\d+")
 OBJECT_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,119}")
 
 
@@ -59,8 +60,9 @@ def set_id_of(object_id: str, number: int) -> str:
 
 
 def object_of(set_id: str) -> str:
-    """The object of a set."""
-    return set_id.rpartition("-s")[0]
+    """The object of a set; empty for what is no id of a set."""
+    found = SET_ID.fullmatch(set_id)
+    return found[1] if found else ""
 
 
 def sample_id_of(set_id: str, index: int) -> str:

@@ -18,7 +18,17 @@ from data.shards import ShardError, write_atomic
 
 REVOKED_FILE = "configs/revoked.yaml"
 REVOKED = "revoked"
+OF_OBJECTS = frozenset({"assets", "prompts", "evaluate"})
+"""Stages whose keys are objects; keys of the others are sets."""
 HEADER = "# Objects taken down, with the reason; written by syncd revoke, tracked by dvc.yaml.\n"
+
+
+def subject_of(stage: str, key: str) -> str:
+    """The object that a key of a stage is of; empty for the one key of a training.
+
+    By the stage, not by the key alone: an object may have the name that a set of another one has.
+    """
+    return key if stage in OF_OBJECTS else object_of(key)
 
 
 class Tombstone(Record):
@@ -84,6 +94,6 @@ class Revoked:
         """From the keys of REVOKED_FILE that a stage tracks."""
         return cls(*(frozenset(values.get(name, ())) for name in ("objects", "held_out", "sets")))
 
-    def holds(self, key: str) -> bool:
-        """Whether the key of an object or of a set is of a revoked object."""
-        return key in self.objects or object_of(key) in self.objects
+    def holds(self, stage: str, key: str) -> bool:
+        """Whether a key of a stage is of a revoked object."""
+        return subject_of(stage, key) in self.objects

@@ -218,7 +218,7 @@ def read_signatures(workspace: Path, stage: str) -> Envelope | None:
     """The envelope of the statement as it is on disk; None if there is none, or one that signs something else."""
     path, statement = envelope_path(workspace, stage), statement_path(workspace, stage)
     try:
-        envelope = read_envelope(path) if path.exists() and statement.exists() else None
+        envelope = read_envelope(path) if path.is_file() and statement.is_file() else None
     except SigningError:
         return None
     return envelope if envelope is not None and body_of(envelope) == statement.read_bytes() else None
@@ -264,7 +264,7 @@ def signature_state(workspace: Path, stage: str, pinned: Mapping[str, Ed25519Pub
         envelope = read_envelope(path)
     except SigningError as error:
         return SignatureState(stage, "signature cannot be read", str(error))
-    if not statement.exists() or body_of(envelope) != statement.read_bytes():
+    if not statement.is_file() or body_of(envelope) != statement.read_bytes():
         return SignatureState(
             stage,
             "signature of another statement",

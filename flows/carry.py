@@ -105,7 +105,7 @@ def _receipt(earlier: Earlier, index: int) -> Receipt | None:
 def _unaffected(ctx: StageContext, spec: ShardSpec, receipt: Receipt) -> bool:
     gone = {failure.key for failure in receipt.failed if failure.reason == REVOKED}
     known = sorted([*receipt.keys, *(failure.key for failure in receipt.failed)])
-    return known == list(spec.keys) and gone == {key for key in spec.keys if ctx.revoked.holds(key)}
+    return known == list(spec.keys) and gone == {key for key in spec.keys if ctx.revoked.holds(ctx.stage, key)}
 
 
 def _carry(ctx: StageContext, earlier: Earlier, receipt: Receipt) -> None:

@@ -366,29 +366,42 @@ def revoke(
 ) -> None:
     """Take an object out of the dataset: list what holds it, make those shards again, leave a tombstone."""
     from flows.console import print_table
-    from flows.revoke import LAST_STAGE, affected_table, bury, find_affected, is_revoked, purge_earlier, without_work
+    from flows.revoke import (
+        KEPT,
+        LAST_STAGE,
+        affected_table,
+        bury,
+        find_affected,
+        purge_earlier,
+        tombstone_of,
+        without_work,
+    )
     from flows.workspace import find_workspace, locked
 
     folder, how = find_workspace(workspace), runtime_of(runtime, workers)
     with locked(folder):
-        if is_revoked(folder, asset):
+        stone = tombstone_of(folder, asset)
+        if stone is not None:
             typer.echo(f"{asset} is revoked; finishing what is left of its take-down")
         else:
             affected = find_affected(folder, asset)
             print_table(affected_table(affected))
+            for name in affected.copies:
+                typer.echo(f"{name} has the same file or mesh; to take it down as well: --asset {name}", err=True)
             for stage in without_work(folder):
                 typer.echo(f"{stage}: its work folder is gone, so that all of its shards are made again", err=True)
             if dry_run:
                 return
-            bury(folder, affected, reason)
+            stone = bury(folder, affected, reason)
         _walk(folder, LAST_STAGE, how)
         if purge:
-            typer.echo(f"{purge_earlier(folder) / 1e6:.1f} MB of earlier outputs deleted")
+            freed = purge_earlier(folder, stone.object_id)
+            typer.echo(f"{freed / 1e6:.1f} MB of earlier outputs deleted, and the report; syncd run makes that again")
         else:
-            typer.echo("earlier outputs are still in work folders and DVC's cache; delete them with: --purge")
+            typer.echo("earlier outputs are still in work folders, DVC's cache and the report; delete them: --purge")
         if how.store:
             typer.echo(f"earlier outputs in {how.store} stay there; delete the folders of other signatures")
-    typer.echo("a checkpoint trained on it stays as it is: train again with syncd run")
+    typer.echo(KEPT)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from configs.load import ConfigError
+from configs.yaml_text import parse_yaml
 from data.provenance import NOT_BYTES, dependencies_of, read_statement, statement_path
 from data.shards import Receipt, ShardError, ShardIndex, parse_receipt
 from flows.graph import Graph, index_path, tracked_values
@@ -109,7 +110,7 @@ def lock_problems(workspace: Path, stages: Sequence[str]) -> list[str]:
     if not path.exists():
         return []
     try:
-        locked = yaml.safe_load(path.read_bytes())["stages"]
+        locked = parse_yaml(path.read_text(encoding="utf-8"))["stages"]
         recorded = {out["path"]: out.get("md5") for entry in locked.values() for out in entry.get("outs", [])}
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
         return [f"{path}: not a lock file of DVC ({error!r}); bring it back from git, or write it with: syncd run"]
@@ -117,7 +118,7 @@ def lock_problems(workspace: Path, stages: Sequence[str]) -> list[str]:
     for stage in stages:
         statement = statement_path(workspace, stage)
         known = recorded.get(statement.relative_to(workspace).as_posix())
-        if known is None or not statement.exists():
+        if known is None or not statement.is_file():
             continue
         found = md5(statement.read_bytes(), usedforsecurity=False).hexdigest()
         if found != known:

@@ -10,6 +10,7 @@ import yaml
 from configs.load import ConfigError
 from configs.schema import Models, Recipe
 from configs.section import Section
+from configs.yaml_text import parse_yaml
 from data.provenance import signature_of
 from data.shards import ShardError, sha256_file
 
@@ -70,8 +71,11 @@ def load_graph(workspace: Path) -> Graph:
     path = workspace / "dvc.yaml"
     if not path.exists():
         raise ConfigError(f"{path}: missing; {workspace} is no workspace (syncd run --workspace DIR makes one)")
-    stanzas = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]
-    nodes = {name: _node(name, stanza, tuple(stanzas)) for name, stanza in stanzas.items()}
+    try:
+        stanzas = _read_yaml(path)["stages"]
+        nodes = {name: _node(name, stanza, tuple(stanzas)) for name, stanza in stanzas.items()}
+    except (TypeError, KeyError, AttributeError, IndexError) as error:
+        raise ConfigError(f"{path}: not a pipeline of DVC ({error!r}); bring it back from git") from error
     ordered: dict[str, StageNode] = {}
     while len(ordered) < len(nodes):
         ready = [node for node in nodes.values() if node.name not in ordered and set(node.inputs) <= set(ordered)]
@@ -99,9 +103,17 @@ def tracked_values(node: StageNode, workspace: Path) -> dict[str, dict[str, Any]
         path = workspace / file
         if not path.exists():
             raise ConfigError(f"{path}: missing; write it with: syncd run --recipe NAME")
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = _read_yaml(path) or {}
         values[file] = {key: _lookup(content, key, path) for key in keys}
     return values
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: cannot be read as YAML ({reason[:200]}); bring it back from git") from error
 
 
 def _lookup(content: Any, key: str, path: Path) -> Any:

@@ -1,27 +1,38 @@
 """`syncd revoke`: take an object out of everything, and say where it had gone."""
 
 import difflib
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import yaml
+
 from configs.load import ConfigError
+from configs.yaml_text import parse_yaml
 from data.audit.parts import AuditError
-from data.ids import object_of
+from data.provenance import statement_path
 from data.records import AssetRecord
-from data.revocation import Tombstone, load_revocations, write_revocations
-from data.shards import ShardIndex, load_index, read_all
+from data.revocation import Tombstone, load_revocations, subject_of, write_revocations
+from data.shards import ShardIndex, load_index, read_all, write_atomic
+from data.signing import envelope_path
 from flows.audit.find import find
 from flows.audit.store import open_store
 from flows.carry import STATEMENT_FILE
+from flows.evidence import LOCK_FILE
 from flows.graph import Graph, index_path, load_graph
 from flows.history import DONE, published, stage_state, work_folder
 from flows.results import delete_work, old_work
 from flows.workspace import quiet_environment
 
-LAST_STAGE = "shard"
+LAST_STAGE, EVALUATE = "shard", "evaluate"
+KEPT = (
+    "kept: checkpoints trained on it, in artifacts/train and artifacts/models (train again with syncd run), and in "
+    "artifacts/audit what was said of it in words: prompts, licence, scores and uses"
+)
+"""What a take-down leaves."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,8 @@ class Trained:
 @dataclass(frozen=True)
 class Affected:
     asset: AssetRecord
+    copies: tuple[str, ...]
+    """Other objects of the same file."""
     stages: tuple[StageUse, ...]
     checkpoints: tuple[Trained, ...]
     """All that the audit store knows, earlier ones too."""
@@ -62,22 +75,26 @@ def find_affected(workspace: Path, wanted: str) -> Affected:
     ConfigError if there is none or if several have that address.
     """
     graph = load_graph(workspace)
-    asset = _asset(workspace, wanted)
+    asset, copies = _asset(workspace, wanted)
     uses = []
     for stage in graph.until(LAST_STAGE):
         if index_path(workspace, stage).exists():
             use = _use(stage, load_index(workspace / "artifacts" / stage), asset.object_id)
             if use.keys:
                 uses.append(use)
-    return Affected(asset, tuple(uses), _trained(workspace, asset.object_id))
+    return Affected(asset, copies, tuple(uses), _trained(workspace, asset.object_id))
 
 
-def _asset(workspace: Path, wanted: str) -> AssetRecord:
+def _asset(workspace: Path, wanted: str) -> tuple[AssetRecord, tuple[str, ...]]:
+    """The object, and the ids of others with the same file or mesh."""
     folder = workspace / "artifacts" / "assets"
     records = [AssetRecord.model_validate(sample.record) for sample in read_all(folder, load_index(folder))]
     found = [own for own in records if wanted in (own.object_id, own.uri, own.source_sha256, own.mesh_sha256)]
     if len(found) == 1:
-        return found[0]
+        (asset,) = found
+        digests = {asset.source_sha256, asset.mesh_sha256} - {None, ""}
+        alike = [own.object_id for own in records if digests & {own.source_sha256, own.mesh_sha256}]
+        return asset, tuple(name for name in alike if name != asset.object_id)
     if found:
         names = ", ".join(own.object_id for own in found[:5])
         raise ConfigError(f"{wanted} is {len(found)} objects ({names}); name one by its id")
@@ -87,7 +104,7 @@ def _asset(workspace: Path, wanted: str) -> AssetRecord:
 
 
 def _use(stage: str, index: ShardIndex, object_id: str) -> StageUse:
-    own = [(key, entry.name) for entry in index.shards for key in entry.keys if object_id in (key, object_of(key))]
+    own = [(key, entry.name) for entry in index.shards for key in entry.keys if subject_of(stage, key) == object_id]
     return StageUse(stage, tuple(key for key, _ in own), tuple(dict.fromkeys(name for _, name in own)))
 
 
@@ -158,13 +175,21 @@ def affected_table(affected: Affected) -> list[list[str]]:
     return rows
 
 
-def is_revoked(workspace: Path, wanted: str) -> bool:
-    """Whether the object with this id, address or sha256 has a tombstone."""
-    return any(wanted in (own.object_id, own.uri, own.source_sha256) for own in load_revocations(workspace).tombstones)
+def tombstone_of(workspace: Path, wanted: str) -> Tombstone | None:
+    """The tombstone of the object with this id, address or sha256."""
+    stones = load_revocations(workspace).tombstones
+    return next((own for own in stones if wanted in (own.object_id, own.uri, own.source_sha256)), None)
 
 
-def purge_earlier(workspace: Path) -> int:
-    """Delete every output but the present ones, from work folders and from DVC's cache; bytes freed."""
+def purge_earlier(workspace: Path, object_id: str) -> int:
+    """Delete every output but the present ones, from work folders and from DVC's cache; bytes freed.
+
+    With them the report, which embeds pictures of the dataset, and an evaluation of the object itself: both are made
+    again by the next run.
+    """
+    _drop(workspace, "report")
+    if index_path(workspace, EVALUATE).exists() and object_id in load_index(workspace / "artifacts" / EVALUATE).keys:
+        _drop(workspace, EVALUATE)
     cache = workspace / ".dvc" / "cache"
     before = _size(cache)
     command = [sys.executable, "-m", "dvc", "gc", "--workspace", "--force", "--quiet"]
@@ -174,6 +199,18 @@ def purge_earlier(workspace: Path) -> int:
     found = old_work(workspace)
     delete_work(found)
     return sum(item.bytes for item in found) + before - _size(cache)
+
+
+def _drop(workspace: Path, stage: str) -> None:
+    """A stage as if it had never run: its output, statement, signature and work, and what DVC knows of it."""
+    for folder in (workspace / "artifacts" / stage, workspace / "artifacts" / ".work" / stage):
+        shutil.rmtree(folder, ignore_errors=True)
+    for path in (statement_path(workspace, stage), envelope_path(workspace, stage)):
+        path.unlink(missing_ok=True)
+    lock = workspace / LOCK_FILE
+    content = parse_yaml(lock.read_text(encoding="utf-8")) if lock.exists() else {}
+    if content.get("stages", {}).pop(stage, None) is not None:
+        write_atomic(lock, yaml.safe_dump(content, sort_keys=False).encode())
 
 
 def _size(folder: Path) -> int:

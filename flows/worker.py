@@ -133,7 +133,7 @@ def _attempt(module: ModuleType, ctx: StageContext, spec: ShardSpec, attempt: in
     started = datetime.now(UTC)
     clock = time.monotonic()
     with ShardWriter(ctx.work_dir, ctx.stage, ctx.signature, spec.index) as out:
-        left = tuple(key for key in spec.keys if not ctx.revoked.holds(key))
+        left = tuple(key for key in spec.keys if not ctx.revoked.holds(ctx.stage, key))
         if left:
             module.run_shard(ctx, replace(spec, keys=left), out)
         for key in sorted(set(spec.keys).difference(left)):

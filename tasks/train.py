@@ -42,7 +42,7 @@ def plan(ctx: StageContext) -> list[ShardSpec]:
 
         pair_tars(ctx.workspace / ctx.recipe.train.pairs)
     keys = ctx.index("shard").keys
-    gone = sorted(key for key in keys if ctx.revoked.holds(key))
+    gone = sorted(key for key in keys if ctx.revoked.holds("shard", key))
     if gone:
         raise ValueError(
             f"artifacts/shard holds {len(gone)} sets of revoked objects ({', '.join(gone[:5])}), which may not be "

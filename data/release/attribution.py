@@ -94,7 +94,8 @@ def _unknown(licence: str) -> str:
 
 def _line(credit: Credit) -> str:
     author = _plain(credit.author) if credit.author else "an author whom the source does not name"
-    source = f"<{credit.source}>" if _WEB.fullmatch(credit.source) else f"`{credit.source.replace('`', '')}`"
+    source = " ".join(credit.source.split())
+    source = f"<{source}>" if _WEB.fullmatch(source) else f"`{source.replace('`', '')}`"
     sets = ", ".join(f"`{name}`" for name in credit.sets.split())
     return (
         f'- "{_plain(credit.title)}" by {author}, {source}, {credit.licence}. Changes: {credit.changes}. Sets: {sets}\n'

@@ -98,7 +98,7 @@ def _drop_privileges() -> bool:
 
 
 def lock_in(limits: Limits, started_with: int) -> None:
-    """For the one process that is about to parse: memory, time, and no descriptor beyond CHANNEL, hence no open()."""
+    """For the one process that is about to parse: memory, time, and no new descriptor, hence no open()."""
     os.closerange(CHANNEL + 1, 1 << 16)
     for kind, limit in (
         (resource.RLIMIT_AS, started_with + limits.memory_bytes),
@@ -106,7 +106,7 @@ def lock_in(limits: Limits, started_with: int) -> None:
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_NPROC, 0),
-        (resource.RLIMIT_NOFILE, CHANNEL + 1),
+        (resource.RLIMIT_NOFILE, 0),
     ):
         # A process at its hard limit of time is killed; at the soft one, below, the signal says why.
         soft, hard = limit, limit + (kind == resource.RLIMIT_CPU)

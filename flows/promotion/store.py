@@ -4,7 +4,7 @@
       history.jsonl       promotions, refusals and roll-backs, one a line: what was decided, why, when and by whom
       current.json        the current model, for whoever serves it; follows from the history
       <sha256, 16 characters>/
-        pytorch_lora_weights.safetensors, provenance/*.intoto.json, model.json
+        pytorch_lora_weights.safetensors, provenance/*.intoto.json and their envelopes, model.json
         evaluations/<yardstick, 16 characters>/images.parquet, table.md, metrics.json
 
 The folder is neither an output of DVC nor in git: DVC keeps one state of the pipeline and deletes what belongs to
@@ -31,6 +31,7 @@ from data.ids import canonical_json
 from data.provenance import statement_path
 from data.revocation import load_revocations
 from data.shards import ShardError, sha256_file, write_atomic
+from data.signing import envelope_path
 from flows.graph import load_graph
 from flows.worker import RUN_ID_VARIABLE
 from models.evaluation.tables import Scores
@@ -139,6 +140,9 @@ class Store:
                 for stage in load_graph(self.workspace).until(EVALUATE):
                     path = statement_path(self.workspace, stage)
                     shutil.copyfile(path, building / "provenance" / path.name)
+                    envelope = envelope_path(self.workspace, stage)
+                    if envelope.exists():
+                        shutil.copyfile(envelope, building / "provenance" / envelope.name)
                 about = {"sha256": digest, "registered": _now(), "record": record.model_dump(mode="json")}
                 write_atomic(building / "model.json", canonical_json(about))
         model = Model(digest, folder, record)
@@ -196,13 +200,17 @@ class Store:
 
     def point(self) -> None:
         """Make current.json say what the history says: a run may have been killed between the two."""
-        current, path = self.current(), self.folder / "current.json"
+        pointer, path = self.pointer(), self.folder / "current.json"
+        if pointer is not None and (not path.exists() or path.read_bytes() != pointer):
+            write_atomic(path, pointer)
+
+    def pointer(self) -> bytes | None:
+        """What current.json has to be by the history; None without a current model."""
+        current = self.current()
         if current is None:
-            return
+            return None
         said = {"sha256": current.digest, "file": f"{current.folder.name}/{FILE_NAME}"}
-        said |= {"dataset_sha256": current.record.dataset_sha256}
-        if not path.exists() or json.loads(path.read_bytes()) != said:
-            write_atomic(path, canonical_json(said) + b"\n")
+        return canonical_json(said | {"dataset_sha256": current.record.dataset_sha256}) + b"\n"
 
     def _append(self, decision: Decision) -> None:
         path = self.folder / "history.jsonl"

@@ -181,7 +181,7 @@ def make_plan(workspace: Path, stage: str, runtime: Runtime) -> Counts:
 
 def verify(workspace: Path, stage: str, runtime: Runtime) -> Counts:
     """Every digest of every stage again, as `syncd verify` does."""
-    from data.provenance import verify_chain
+    from data.chain import verify_chain
     from flows.graph import load_graph
 
     return {"problems": len(verify_chain(workspace, load_graph(workspace).names))}

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from fake_workspace import RUNTIME, bare_workspace
 
+from data.chain import verify_chain
 from data.ids import canonical_json
-from data.provenance import _model_dependencies, dependencies_of, read_statement, statement_path, verify_chain
+from data.provenance import _model_dependencies, dependencies_of, read_statement, statement_path
 from data.shards import ShardError, sha256_file
 from flows.engine import run_stage
 from flows.runners import serial

@@ -74,6 +74,7 @@ def test_the_drill(workspace: Path) -> None:
     # The checkpoint of before stays, with the ledger that names what it was trained on.
     left = [path for path in workspace.rglob("*.tar") if "train" not in path.parts]
     assert not [path for path in left if gone.encode() in path.read_bytes()], "purged"
+    assert "in artifacts/audit what was said of it in words" in done.stdout
     assert "train" in syncd(workspace, "plan").stdout
     again = syncd(workspace, "revoke", "--asset", gone, "--reason", "asked for by its author")
     assert again.returncode == 0 and "is revoked" in again.stdout

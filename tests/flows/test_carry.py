@@ -7,7 +7,7 @@ import pytest
 from fake_tasks import attempts
 from fake_workspace import RUNTIME, activate, bare_workspace, digests, tombstone
 
-from data.provenance import verify_stage
+from data.chain import verify_stage
 from data.revocation import REVOKED, Revocations, write_revocations
 from data.shards import load_index
 from flows.engine import run_stage

@@ -21,8 +21,9 @@ from s3_server import SLOW_DOWN, S3Server, s3_server
 from configs.load import RUNTIME_VARIABLE, ConfigError, validated
 from configs.schema import Runtime
 from data import store as store_module
+from data.chain import verify_chain
 from data.origin import origin_of
-from data.provenance import statement_path, verify_chain
+from data.provenance import statement_path
 from data.shards import Receipt, ShardError, load_index
 from data.signing import make_keys, signature_state
 from data.stage import WORK

@@ -10,7 +10,7 @@ from fake_tasks import attempts
 from fake_workspace import RUNTIME, SMALL, digests, dvc_workspace, make_trouble, no_trouble, subprocess_environment
 
 from configs.load import RUNTIME_VARIABLE, load_recipe
-from data.provenance import verify_chain
+from data.chain import verify_chain
 from flows.plan import make_plan, plan_table
 from flows.requeue import requeue_failed
 from flows.status import status, status_table

@@ -12,7 +12,7 @@ from s3_server import S3Server, s3_server
 from typer.testing import CliRunner, Result
 
 from configs.load import RUNTIME_VARIABLE, ConfigError
-from data.provenance import verify_chain
+from data.chain import verify_chain
 from data.signing import SigningError, make_keys
 from flows.cli import app
 

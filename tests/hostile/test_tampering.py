@@ -3,7 +3,9 @@
 What happened in each case is told in benchmarks/results/hostile.md.
 """
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
 import pytest
+import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fake_tasks import attempts
 from fake_workspace import (
@@ -42,7 +45,8 @@ from hostile.workspaces import (
 from typer.testing import CliRunner
 
 from configs.load import ConfigError
-from data.provenance import statement_path
+from data.ids import canonical_json
+from data.provenance import dependencies_of, statement_path
 from data.shards import ShardError, ShardWriter, load_index, receipt_path, sha256_file
 from data.signing import envelope_path, make_keys
 from flows import publishing
@@ -104,6 +108,79 @@ def test_a_flipped_byte_anywhere_is_found_and_its_file_named(
         assert any(str(path) in problem for problem in found), f"byte {at} of {name}: {found}"
         rewrite(path, before)
     assert problems_of(workspace, pinned) == []
+
+
+def test_a_stage_that_was_taken_out_of_the_pipeline_is_still_looked_for(
+    workspace: Path, pinned: dict[str, object]
+) -> None:
+    path = workspace / "dvc.yaml"
+    stages = yaml.safe_load(path.read_text())["stages"]
+    del stages["prompts"]
+    path.write_text(yaml.safe_dump({"stages": stages}))
+    found = problems_of(workspace, pinned)
+    for left in ("artifacts/prompts", "artifacts/provenance/prompts.intoto", "artifacts/signatures/prompts.dsse"):
+        assert any(str(workspace / left) in problem and "dvc.yaml lacks" in problem for problem in found), left
+
+
+def test_nothing_at_all_is_not_signed_by_a_pinned_key(tmp_path: Path, pinned: dict[str, object]) -> None:
+    (bare_workspace(tmp_path) / ".dvc").mkdir()
+    assert problems_of(tmp_path) == []
+    assert any("no stage has run here" in problem for problem in problems_of(tmp_path, pinned))
+
+
+@pytest.mark.parametrize("where", ["an index", "a dependency"])
+def test_names_that_lead_elsewhere_are_refused_and_not_read(workspace: Path, where: str) -> None:
+    name = "../" * 12 + "dev/zero"
+    if where == "an index":
+        path = workspace / "artifacts/prompts/index.json"
+        content = json.loads(path.read_bytes())
+        content["files"][0]["name"] = name
+    else:
+        path = statement_path(workspace, "prompts")
+        content = json.loads(path.read_bytes())
+        dependencies_of(content)[0]["name"] = f"artifacts/{name}"
+    rewrite(path, canonical_json(content) + b"\n")
+    assert any(str(path) in problem and "dev/zero" in problem for problem in problems_of(workspace))
+
+
+def test_links_to_folders_and_pipes_in_an_output_are_named(workspace: Path) -> None:
+    folder = workspace / "artifacts" / "assets"
+    (folder / "more").symlink_to(workspace / "configs")
+    os.mkfifo(folder / "pipe")
+    found = problems_of(workspace)
+    assert all(any(f"{folder / name}: in the folder" in problem for problem in found) for name in ("more", "pipe"))
+
+
+BAD_STATEMENTS = {
+    "nested too deeply": lambda text: b"[" * 100_000,
+    "a time as a number": lambda text: re.sub(rb'"startedOn":"[^"]*"', b'"startedOn":1700000000', text),
+    "a time as digits": lambda text: re.sub(rb'"startedOn":"[^"]*"', b'"startedOn":"1700000000"', text),
+    "no number": lambda text: text.replace(b'"_type":', b'"x":NaN,"_type":'),
+    "half a character": lambda text: text.replace(b'"_type":', b'"x":"\\ud800","_type":'),
+    "nothing": lambda text: b"",
+}
+
+
+@pytest.mark.parametrize("kind", BAD_STATEMENTS)
+def test_a_statement_that_is_none_is_a_problem_that_names_it(workspace: Path, kind: str) -> None:
+    path = statement_path(workspace, "assets")
+    rewrite(path, BAD_STATEMENTS[kind](path.read_bytes()))
+    shown = CliRunner().invoke(app, ["verify", "-w", str(workspace)])
+    assert shown.exit_code == 1 and f"{path}: not a provenance statement" in shown.stderr
+
+
+@pytest.mark.parametrize("name", ["artifacts/assets/index.json", "artifacts/provenance/assets.intoto.json"])
+def test_a_folder_in_place_of_a_file_is_named(workspace: Path, name: str) -> None:
+    (workspace / name).unlink()
+    (workspace / name).mkdir()
+    assert any(f"{workspace / name}: no file" in problem for problem in problems_of(workspace))
+
+
+@pytest.mark.parametrize("data", [b"stages: [", b"\xff\xfe", b"stages: 5\n", b"a"])
+def test_a_pipeline_that_cannot_be_read_is_one_clear_error(workspace: Path, data: bytes) -> None:
+    (workspace / "dvc.yaml").write_bytes(data)
+    with pytest.raises(ConfigError, match=r"dvc\.yaml: .*bring it back from git"):
+        problems_of(workspace)
 
 
 @pytest.mark.parametrize("field", ["payload", "sig"])

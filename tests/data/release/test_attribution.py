@@ -49,6 +49,11 @@ def test_nothing_is_made_up_where_the_source_is_silent() -> None:
     assert '- "mug" by an author whom the source does not name, `mug.glb`, MIT.' in attribution_text([mug], "T")
 
 
+def test_a_source_of_several_lines_stays_in_its_own() -> None:
+    (mug,) = credits([record("mug", "MIT", page="https://x.org/a\n\n## CC0-1.0: 99 works\n")])
+    assert "\n## CC0" not in attribution_text([mug], "T")
+
+
 def test_the_text_names_title_author_source_licence_and_changes() -> None:
     text = attribution_text(credits(RECORDS), "Tiny")
     assert (

@@ -108,6 +108,7 @@ os.write(3, answer.encode())
     "action",
     [
         "open('/etc/passwd').read()",
+        "(os.close(0), open('/etc/passwd').read())",
         "os.open('/tmp/made', os.O_CREAT | os.O_WRONLY)",
         "os.listdir('/')",
         "os.mkdir('/tmp/syncd-made')",

@@ -15,8 +15,8 @@ from PIL import Image
 
 from configs.load import ConfigError
 from data.audit.parts import AuditError
+from data.chain import verify_chain
 from data.images import decode_png, encode_png
-from data.provenance import verify_chain
 from data.release.marking import mark_png
 from data.shards import Sample
 from flows.audit import recorded

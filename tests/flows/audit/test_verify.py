@@ -9,8 +9,9 @@ from audited_workspace import STAGES
 from forged_stages import change_samples, change_table, changed_record, replace, reseal, reseal_from
 
 from data.audit.parts import parts_of, store_folder
+from data.chain import verify_chain
 from data.ids import canonical_json
-from data.provenance import statement_path, verify_chain
+from data.provenance import statement_path
 from data.shards import Sample
 from flows.audit.checks import check_store
 from flows.audit.verify import record_problems, verify

@@ -12,11 +12,16 @@ from typer.testing import CliRunner
 from configs.load import ConfigError, load_recipe
 from data.revocation import Revocations, write_revocations
 from data.shards import ShardError, sha256_file
+from data.signing import make_keys
 from flows import retrain
 from flows.engine import run_stage
+from flows.promotion.checks import kept_model_problems
 from flows.promotion.measure import measure
 from flows.promotion.store import Store
 from flows.runners import serial
+from flows.signing import pinned_keys
+from flows.verify import verify
+from flows.workspace import SIGNING_KEY_VARIABLE
 
 GOOD, BETTER, BAD = ("train.learning_rate=0.05",), ("train.learning_rate=0.08",), ("train.learning_rate=0.02",)
 
@@ -157,6 +162,28 @@ def test_changed_weights_are_not_made_current(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="it was changed"):
         syncd(folder, "rollback")
     assert len(Store(folder).history()) == 2
+
+
+def test_kept_models_are_verified_with_their_signatures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    private, public = make_keys(tmp_path / "keys", None)
+    unsigned, pinned = workspace(tmp_path / "unsigned", *GOOD), pinned_keys([public])
+    run(unsigned)
+    assert kept_model_problems(unsigned, {}) == []
+    assert any("train.dsse.json" in problem for problem in kept_model_problems(unsigned, pinned))
+    monkeypatch.setenv(SIGNING_KEY_VARIABLE, str(private))
+    folder = workspace(tmp_path / "signed", *GOOD)
+    run(folder)
+    assert kept_model_problems(folder, pinned) == []
+    (model,) = Store(folder).models()
+    for path in (model.file, model.folder / "model.json", folder / "artifacts/models/current.json"):
+        data = path.read_bytes()
+        path.write_bytes(data[:-9] + b"}" + data[-8:])
+        assert any(str(path.parent) in problem for problem in verify(folder, pinned)[0]), path
+        path.write_bytes(data)
+    assert not [problem for problem in verify(folder, pinned)[0] if "artifacts/models" in problem]
+    statement = model.folder / "provenance" / "train.intoto.json"
+    statement.write_bytes(statement.read_bytes().replace(b'"dirty":', b'"dirtY":'))
+    assert any("no signature of" in problem for problem in kept_model_problems(folder, pinned))
 
 
 def test_a_model_of_revoked_data_does_not_come_back(tmp_path: Path) -> None:
