@@ -10,7 +10,7 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -64,7 +64,8 @@ def note_crash(work_dir: Path, shard: int | None, error: BaseException, retried:
     with _unless_disk_full():
         descriptor = os.open(work_dir / FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(descriptor, canonical_json(line) + b"\n")
+            # The end of a line comes first too: a full disk may have cut off the one before.
+            os.write(descriptor, b"\n" + canonical_json(line) + b"\n")
         finally:
             os.close(descriptor)
 
@@ -79,10 +80,13 @@ def _unless_disk_full() -> Iterator[None]:
 
 
 def crashes_in(work_dir: Path) -> dict[str, int]:
-    """Crashes by reason; a last line that a full disk cut off does not count."""
+    """Crashes by reason; a line that a full disk cut off does not count."""
     path = work_dir / FILE
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    return dict(Counter(json.loads(line)["reason"] for line in lines if line.endswith(b"\n")))
+    found = Counter[str]()
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        with suppress(ValueError, KeyError, TypeError):
+            found[json.loads(line)["reason"]] += 1
+    return dict(found)
 
 
 def crashes_text(crashes: dict[str, int]) -> str:

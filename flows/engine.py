@@ -22,6 +22,7 @@ from data.shards import (
     Failure,
     Receipt,
     ShardIndex,
+    shard_name,
     write_atomic,
 )
 from data.stage import ShardSpec, StageContext
@@ -264,12 +265,14 @@ def _make(
     package: str,
 ) -> Iterator[Receipt]:
     """Receipts of the pending shards as they finish. After a shard that crashed no new one is begun; one whose worker
-    died is given out again, at most `retries` times."""
-    queue, deaths = deque(pending), Counter[int]()
+    died is given out again, at most `retries` times, the last time alone: a process that dies takes its neighbours with
+    it, and only then is it sure which shard it died of."""
+    queue, suspects, deaths = deque(pending), deque[ShardSpec](), Counter[int]()
     crashes: list[tuple[int, Exception]] = []
-    runner = fitting(runner, len(pending), runtime)
-    while queue:
-        for job, result in runner(make_shard, _jobs(ctx, queue, crashes, receipts, runtime, package), runtime):
+    runner, one_worker = fitting(runner, len(pending), runtime), runtime.model_copy(update={"workers": 1})
+    while queue or suspects:
+        given, how = (queue, runtime) if queue else (deque([suspects.popleft()]), one_worker)
+        for job, result in runner(make_shard, _jobs(ctx, given, crashes, receipts, how, package), how):
             index = job.spec.index
             if isinstance(result, Receipt):
                 yield result
@@ -277,14 +280,20 @@ def _make(
                 crashes.append((index, result))
             elif deaths[index] < runtime.retries:
                 deaths[index] += 1
-                note_crash(ctx.work_dir, index, result, retried=True)
+                if _was_begun(ctx, index):
+                    note_crash(ctx.work_dir, index, result, retried=True)
                 warn(f"{ctx.stage}: shard {index}: {result}; giving it out again")
-                queue.append(job.spec)
+                (suspects if deaths[index] == runtime.retries else queue).append(job.spec)
             else:
                 note_crash(ctx.work_dir, index, result, retried=False)
                 crashes.append((index, _killer(ctx, index, deaths[index] + 1, result)))
         if crashes:
             raise _crash(ctx, *min(crashes, key=lambda crash: crash[0]))
+
+
+def _was_begun(ctx: StageContext, index: int) -> bool:
+    """Whether a worker that died had begun this shard, or had it only waiting: it leaves an unfinished tar."""
+    return any(ctx.work_dir.glob(f".{shard_name(index)}.*.tmp"))
 
 
 def _jobs(

@@ -11,7 +11,7 @@ from data.meshes import MeshError
 from data.opengl import RenderBackendError
 from flows import engine
 from flows.console import result_text
-from flows.crashes import crash_reason, crashes_in
+from flows.crashes import crash_reason, crashes_in, note_crash
 from flows.engine import run_stage
 from flows.runners import WorkerLostError, serial
 from flows.status import status, status_table
@@ -81,3 +81,5 @@ def test_a_line_that_was_cut_off_does_not_count(tmp_path: Path) -> None:
     (tmp_path / "crashes.jsonl").write_bytes(b'{"reason":"egl"}\n{"reas')
     assert crashes_in(tmp_path) == {"egl": 1}
     assert crashes_in(tmp_path / "none") == {}
+    note_crash(tmp_path, 1, TimeoutError("late"), retried=True)
+    assert crashes_in(tmp_path) == {"egl": 1, "timeout": 1}

@@ -3,7 +3,9 @@
 import os
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Future
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_tasks import attempts
@@ -12,7 +14,9 @@ from prefect import task_runners
 
 from configs.schema import Runtime
 from flows import engine, runners
+from flows.crashes import crashes_in
 from flows.engine import StageError, run_stage
+from flows.history import receipts_in
 from flows.runners import RUNNERS, Runner, serial
 from flows.runners.common import drain
 
@@ -96,6 +100,25 @@ def test_worker_processes_are_renewed_so_that_memory_cannot_grow_for_ever(prefec
     processes = [process for _, process in runners.process(process_id, range(4), runtime)]
     assert processes[0] == processes[1] != processes[2] == processes[3]
     assert os.getpid() not in processes
+
+
+def test_a_shard_is_blamed_for_a_death_only_if_it_was_alone(tmp_path: Path) -> None:
+    """A pool of two that breaks whenever shard 2 is among its jobs, and takes all of them with it."""
+    folder, windows = bare_workspace(tmp_path), []
+
+    def breaking(function: Any, jobs: Any, runtime: Runtime) -> Iterator[tuple[Any, Any]]:
+        for first in jobs:
+            window = [first, *islice(jobs, 2 * runtime.workers - 1)]
+            windows.append([job.spec.index for job in window])
+            dies = 2 in windows[-1]
+            yield from [(job, runners.WorkerLostError("killed") if dies else function(job)) for job in window]
+
+    with pytest.raises(StageError, match="shard 2: worker processes died 3 times while they had it"):
+        run_stage("assets", folder, RUNTIME, breaking, package="fake_tasks")
+    assert windows == [[0, 1, 2, 3], [0, 1, 2, 3], [0], [1], [2]]
+    (crashes,) = folder.glob("artifacts/.work/assets/*/crashes.jsonl")
+    assert crashes_in(crashes.parent) == {"killed": 1}, "none of the others had been begun"
+    assert len(receipts_in(crashes.parent)) == 2
 
 
 @pytest.mark.parametrize("name", ["process", "dask", "ray"])
