@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from configs.schema import Runtime
@@ -11,6 +11,8 @@ from flows.worker import Sealed
 
 Item = TypeVar("Item")
 Done = tuple[Item, Any]
+IDLE_SECONDS = 30.0
+"""After so long without a result a runner looks whether anybody works at all."""
 Runner = Callable[[Callable[[Item], Any], Iterable[Item], Runtime], Iterator[Done]]
 
 
@@ -25,10 +27,12 @@ def drain(
     jobs: Iterable[Item],
     window: Callable[[], int],
     lost: tuple[type[Exception], ...],
+    idle: Callable[[], None] = lambda: None,
 ) -> Iterator[Done]:
     """Keep at most `window()` jobs submitted, and yield each as it ends.
 
-    `submit` gives Prefect's future of a job. `lost` are the exceptions that mean the death of a worker.
+    `submit` gives Prefect's future of a job. `lost` are the exceptions that mean the death of a worker. `idle` is
+    called whenever IDLE_SECONDS have passed in which no job ended.
     """
     ended: SimpleQueue[Any] = SimpleQueue()
     remaining, running, refused = iter(jobs), {}, deque[Done]()
@@ -48,7 +52,11 @@ def drain(
         if refused:
             yield refused.popleft()
         else:
-            job, future = running.pop(id(ended.get()))
+            try:
+                job, future = running.pop(id(ended.get(timeout=IDLE_SECONDS)))
+            except Empty:
+                idle()
+                continue
             yield job, _result(future, lost)
         fill()
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from configs.load import ConfigError
 from configs.schema import Runtime
 from flows.runners.common import Done, Item, drain
-from flows.runners.remote import Setup, WorkerError, call_prepared, extra, setup_of, tell_to_wait
+from flows.runners.remote import Setup, WorkerError, call_prepared, extra, setup_of, told_of_waiting
 from flows.worker import WORKER_VARIABLE, Sealed, StageError, gpu_count
 
 if TYPE_CHECKING:
@@ -43,16 +43,18 @@ def dask(function: Callable[[Item], Any], jobs: Iterable[Item], runtime: Runtime
         def submit(job: Item) -> Any:
             return pool.submit(call, {"function": function, "sealed": Sealed((setup, job))})
 
-        def window() -> int:
+        def workers() -> int:
             try:
-                return 2 * max(1, len(pool.client.nthreads()))
+                return len(pool.client.nthreads())
             except OSError as error:
                 raise StageError(
                     f"the Dask scheduler went away ({error}); finished shards are kept: start it and its workers, and "
                     f"run the same command again"
                 ) from error
 
-        yield from drain(submit, jobs, window, (KilledWorker,))
+        idle = told_of_waiting(runtime, workers)
+        idle()
+        yield from drain(submit, jobs, lambda: 2 * max(1, workers()), (KilledWorker,), idle)
 
 
 @contextmanager
@@ -66,14 +68,12 @@ def session(runtime: Runtime) -> Iterator["DaskTaskRunner"]:
     if runtime.cluster is not None:
         with DaskTaskRunner(address=runtime.cluster) as pool:
             try:
-                workers = len(pool.client.nthreads())
+                pool.client.nthreads()
             except OSError as error:
                 raise ConfigError(
                     f"cluster is {runtime.cluster}, and no Dask scheduler answers there ({error}); start it with: "
                     "dask scheduler"
                 ) from error
-            if not workers:
-                tell_to_wait(runtime)
             yield pool
         return
     kind = {

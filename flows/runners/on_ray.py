@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from configs.load import ConfigError
 from configs.schema import Runtime
 from flows.runners.common import Done, Item, drain
-from flows.runners.remote import call_prepared, extra, setup_of, tell_to_wait
+from flows.runners.remote import call_prepared, extra, setup_of, told_of_waiting
 from flows.worker import Sealed, gpu_count
 
 if TYPE_CHECKING:
@@ -50,7 +50,9 @@ def ray(function: Callable[[Item], Any], jobs: Iterable[Item], runtime: Runtime)
                 return pool.submit(call, {"function": function, "sealed": Sealed((setup, job))})
 
         lost = (Crashed, LocalRayletDiedError, NodeDiedError, ObjectLostError, OutOfMemoryError)
-        yield from drain(submit, jobs, lambda: 2 * max(1, _total(resource)), lost)
+        idle = told_of_waiting(runtime, lambda: _total(resource))
+        idle()
+        yield from drain(submit, jobs, lambda: 2 * max(1, _total(resource)), lost, idle)
 
 
 @contextmanager
@@ -75,8 +77,6 @@ def session(runtime: Runtime) -> Iterator["RayTaskRunner"]:
             pool = stack.enter_context(RayTaskRunner(init_kwargs=how))
         except ConnectionError as error:
             raise _nobody(runtime.cluster, error) from error
-        if not _total(resource_of(runtime)):
-            tell_to_wait(runtime)
         yield pool
 
 

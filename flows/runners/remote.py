@@ -100,5 +100,16 @@ def extra(name: str, module: str) -> ModuleType:
         ) from error
 
 
-def tell_to_wait(runtime: Runtime) -> None:
-    print(f"WARNING: {runtime.cluster} has no workers yet; waiting for the first", file=sys.stderr, flush=True)
+def told_of_waiting(runtime: Runtime, workers: Callable[[], int]) -> Callable[[], None]:
+    """What says, once whenever it finds that the cluster has no workers, that the run waits for one."""
+    told = False
+
+    def look() -> None:
+        nonlocal told
+        alone = not workers()
+        if alone and not told:
+            where = runtime.cluster or "the cluster of this machine"
+            print(f"WARNING: {where} has no workers; waiting for one", file=sys.stderr, flush=True)
+        told = alone
+
+    return look

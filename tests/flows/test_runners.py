@@ -17,8 +17,9 @@ from flows import engine, runners
 from flows.crashes import crashes_in
 from flows.engine import StageError, run_stage
 from flows.history import receipts_in
-from flows.runners import RUNNERS, Runner, serial
+from flows.runners import RUNNERS, Runner, common, serial
 from flows.runners.common import drain
+from flows.runners.remote import told_of_waiting
 
 ALONE = RUNTIME.model_copy(update={"workers": 1})
 
@@ -150,6 +151,22 @@ def test_a_pool_that_breaks_while_a_job_is_given_to_it_loses_that_job_alone() ->
     done = dict(drain(submit, range(4), lambda: 3, (BrokenExecutor,)))
     assert isinstance(done.pop(2), runners.WorkerLostError)
     assert done == {0: 0, 1: 1, 3: 3}
+
+
+def test_a_run_that_nobody_works_for_says_so_once_each_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(common, "IDLE_SECONDS", 0.001)
+    job, workers = Ended(), [2, 0, 0, 1, 0]
+
+    def count() -> int:
+        if len(workers) == 1:
+            job.set_result(7)
+        return workers.pop(0)
+
+    idle = told_of_waiting(RUNTIME.model_copy(update={"cluster": "tcp://there:8786"}), count)
+    assert list(drain(lambda _: job, ["a"], lambda: 1, (), idle)) == [("a", 7)]
+    assert capsys.readouterr().err.count("WARNING: tcp://there:8786 has no workers; waiting for one") == 2
 
 
 class Ended(Future[int]):
