@@ -214,17 +214,30 @@ def print_verdict(answer: Answer) -> None:
     if problems:
         lines = [
             f"signatures: {answer['signatures']}",
+            *_earlier_line(answer),
             f"{len(problems)} problems; make a stage again with: syncd run",
         ]
     else:
         lines = [
             f"{len(answer['done'])} stages verified: {', '.join(answer['checked'])} agree",
             f"signatures: {answer['signatures']}",
+            *_earlier_line(answer),
             *([f"last statement: {answer['last_statement']}"] if answer["last_statement"] else []),
             *([f"not run yet: {', '.join(answer['missing'])}"] if answer["missing"] else []),
         ]
     for line in lines:
         typer.echo(plain(line), err=bool(problems))
+
+
+def _earlier_line(answer: Answer) -> list[str]:
+    earlier = answer["earlier"]
+    if not earlier:
+        return []
+    named = ", ".join(sha256[:16] for sha256 in earlier)
+    return [
+        f"earlier datasets in the audit store: {named}; of these only the statements are checked, nothing that is "
+        "here vouches for their other tables"
+    ]
 
 
 def print_diff(answer: Answer) -> None:
