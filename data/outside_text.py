@@ -42,6 +42,12 @@ def _cell(value: object) -> object:
     return text
 
 
+def on_one_line(text: str) -> str:
+    """The same with everything written out that is not printed as it is, line feeds too: a file's name must not look
+    like a line of its own, and one that is not UTF-8 must not end the program."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
 def on_terminal(text: str) -> str:
     """The text with control characters written out: a caption must not move the cursor or hide what stands above."""
     return _CONTROL.sub(lambda found: found.group().encode("unicode_escape").decode(), text)

@@ -201,7 +201,9 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
     from rich.text import Text
 
     console = Console() if sys.stdout.isatty() else Console(width=200)
-    table = Table(*rows[0], box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in rows[0]:
+        table.add_column(Text(on_terminal(name)))
     for row in rows[1:]:
         # Cells are text and no markup: [red] in a reason is a word.
         table.add_row(*(Text(on_terminal(cell)) for cell in row))

@@ -68,12 +68,23 @@ def changed_record(sample: Sample, **fields: Any) -> Sample:
 
 def change_table(part: Path, name: str, column: str, change: Callable[[list[Any]], list[Any]]) -> None:
     """Write a table of the audit store with another column, and a manifest that fits it."""
-    path, manifest = part / f"{name}.parquet", read_manifest(part)
+    path = part / f"{name}.parquet"
     table = parquet.read_table(path)
     place = table.schema.get_field_index(column)
     field = table.schema.field(place)
     changed = table.set_column(place, field, pa.array(change(table[column].to_pylist()), field.type))
     parquet.write_table(changed, path, compression="zstd")
-    entry = PartFile(bytes=path.stat().st_size, sha256=sha256_file(path), rows=table.num_rows)
-    forged = manifest.model_copy(update={"files": {**manifest.files, path.name: entry}})
-    (part / "manifest.json").write_text(forged.model_dump_json())
+    fit_manifest(part)
+
+
+def fit_manifest(part: Path, rows: int | None = None) -> None:
+    """Make the manifest of a part fit the files that are there; `rows`: what it says of those that have changed."""
+    manifest, files = read_manifest(part), {}
+    for name, entry in manifest.files.items():
+        path, sha256 = part / name, sha256_file(part / name)
+        if sha256 == entry.sha256:
+            files[name] = entry
+            continue
+        counted = rows if rows is not None else parquet.read_metadata(path).num_rows
+        files[name] = PartFile(bytes=path.stat().st_size, sha256=sha256, rows=counted)
+    (part / "manifest.json").write_text(manifest.model_copy(update={"files": files}).model_dump_json())

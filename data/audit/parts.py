@@ -12,14 +12,17 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data.audit.tables import Kind, Table, tables_of
 from data.shards import ShardError, sha256_file, verify_file, write_atomic
 
-STORE_VERSION = 1
+if TYPE_CHECKING:
+    from pyarrow import Schema
+
+STORE_VERSION = 2
 """Raised when tables change, so that parts of an earlier form are made again."""
 MANIFEST = "manifest.json"
 ROWS_AT_A_TIME = 20_000
@@ -99,7 +102,7 @@ class PartWriter:
         self._stack.close()
 
     def add(self, table: str, rows: Iterable[Row]) -> None:
-        """ValueError for a row with a column that the table does not have."""
+        """ValueError for a row with a column that the table does not have, or with a value of another type."""
         self._open[table].add(rows)
 
     def finish(self, sources: Mapping[str, str]) -> Manifest:
@@ -119,13 +122,11 @@ class PartWriter:
 
 class _TableFile:
     def __init__(self, folder: Path, table: Table, sha256: str, stack: ExitStack) -> None:
-        import pyarrow as pa
         from pyarrow import parquet
 
-        types = {"text": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
         self.table, self.path, self.rows = table, folder / f"{table.name}.parquet", 0
         self._sha256, self._held = sha256, []
-        self._schema = pa.schema([(name, types[column.type]) for name, column in table.typed.items()])
+        self._schema = _schema_of(table)
         self._writer = stack.enter_context(parquet.ParquetWriter(self.path, self._schema, compression="zstd"))
 
     def add(self, rows: Iterable[Row]) -> None:
@@ -144,9 +145,20 @@ class _TableFile:
             return
         columns = {name: [row.get(name) for row in self._held] for name in self.table.columns}
         columns = {self.table.key: [self._sha256] * len(self._held), **columns}
-        self._writer.write_table(pa.table(columns, schema=self._schema))
+        try:
+            rows = pa.table(columns, schema=self._schema)
+        except (pa.ArrowException, OverflowError) as error:
+            raise ValueError(f"table {self.table.name}: {error}") from error
+        self._writer.write_table(rows)
         self.rows += len(self._held)
         self._held = []
+
+
+def _schema_of(table: Table) -> "Schema":
+    import pyarrow as pa
+
+    types = {"text": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+    return pa.schema([(name, types[column.type]) for name, column in table.typed.items()])
 
 
 @contextmanager
@@ -166,7 +178,7 @@ def building(store: Path, kind: Kind, sha256: str) -> Iterator[PartWriter]:
 
 
 def check_part(folder: Path) -> list[str]:
-    """Files of a part that are not those of its manifest."""
+    """Files of a part that are not those of its manifest, or hold no table of the store."""
     try:
         manifest = read_manifest(folder)
     except AuditError as error:
@@ -174,14 +186,37 @@ def check_part(folder: Path) -> list[str]:
     problems = []
     if folder != part_folder(folder.parents[1], manifest.kind, manifest.sha256):
         problems.append(f"{folder}: its manifest is of {manifest.kind[:-1]} {manifest.sha256}")
+    tables = {f"{table.name}.parquet": table for table in tables_of(manifest.kind)}
     for name, entry in manifest.files.items():
+        if name not in tables:
+            problems.append(f"{folder / MANIFEST}: names {name!r}, which is no table of the audit store")
+            continue
         try:
             verify_file(folder / name, entry.bytes, entry.sha256)
-        except ShardError as error:
+            _verify_form(folder / name, tables[name], entry.rows)
+        except (ShardError, OSError) as error:
             problems.append(str(error))
-    expected = {MANIFEST, *(f"{table.name}.parquet" for table in tables_of(manifest.kind))}
     for path in sorted(folder.iterdir()):
-        if path.name not in expected:
+        if path.name not in {MANIFEST, *tables}:
             problems.append(f"{path}: in the folder, but no table of the audit store")
-    missing = sorted(expected - {MANIFEST} - set(manifest.files))
+    missing = sorted(set(tables) - set(manifest.files))
     return problems + [f"{folder / name}: its manifest does not name it" for name in missing]
+
+
+def _verify_form(path: Path, table: Table, rows: int) -> None:
+    """Raise ShardError unless a file is Parquet with the columns of the table and so many rows."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        found = parquet.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ShardError(f"{path}: not a Parquet file ({error})") from error
+    with found:
+        if not found.schema_arrow.equals(_schema_of(table)):
+            raise ShardError(
+                f"{path}: columns {found.schema_arrow.names}, the table {table.name} has {list(table.typed)} with the "
+                "types that syncd audit sql --tables names"
+            )
+        if found.metadata.num_rows != rows:
+            raise ShardError(f"{path}: {found.metadata.num_rows} rows, its manifest says {rows}")

@@ -1,6 +1,7 @@
 """Questions to the audit store: DuckDB in memory, with one view per table over the Parquet files of all parts."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +26,13 @@ LOCKS = (
 class Store:
     """The parts of one or several stores, opened for reading."""
 
-    def __init__(self, *folders: Path, without: Collection[Path] = ()) -> None:
-        """`without`: parts to leave out. AuditError for a part that cannot be read."""
+    def __init__(self, *folders: Path, only: Collection[Path] | None = None) -> None:
+        """`only`: parts to open; None for all. AuditError for a part that cannot be read."""
         found: dict[str, tuple[Path, Manifest]] = {}
         for folder in folders:
             for kind in ("datasets", "checkpoints"):
                 for part in parts_of(folder, kind):
-                    if part in without:
+                    if only is not None and part not in only:
                         continue
                     manifest = read_manifest(part)
                     found.setdefault(f"{kind}/{manifest.sha256}", (part, manifest))
@@ -39,19 +40,23 @@ class Store:
         self._connection = _connect(self.parts)
 
     def rows(self, query: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[dict[str, Any]]:
-        """Rows as dictionaries, of a query of this project's own."""
-        cursor = self._connection.execute(query, parameters)
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        """Rows as dictionaries, of a query of this project's own. AuditError if a table is not what it should be."""
+        with _own_query():
+            cursor = self._connection.execute(query, parameters)
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def row(self, query: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> dict[str, Any]:
-        """The one row that an aggregate gives."""
-        (found,) = self.rows(query, parameters)
-        return found
+        """The one row that there must be; AuditError if there is none, or another."""
+        found = self.rows(query, parameters)
+        if len(found) != 1:
+            raise AuditError(f"audit store: {len(found)} rows, there must be one; syncd audit verify names the part")
+        return found[0]
 
     def table(self, name: str, query: str, parameters: dict[str, Any]) -> None:
         """Keep the rows of a query of this project's own in memory, for the queries that follow."""
-        self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {query}", parameters)
+        with _own_query():
+            self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {query}", parameters)
 
     def ask(self, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Names and rows of one SELECT that somebody wrote. AuditError if it is none, or if DuckDB refuses it."""
@@ -80,6 +85,16 @@ class Store:
 
     def manifest(self, kind: str, sha256: str) -> Manifest:
         return next(manifest for _, manifest in self.parts if (manifest.kind, manifest.sha256) == (kind, sha256))
+
+
+@contextmanager
+def _own_query() -> Iterator[None]:
+    import duckdb
+
+    try:
+        yield
+    except duckdb.Error as error:
+        raise AuditError(f"audit store: cannot be read ({error}); syncd audit verify names the part") from error
 
 
 def _connect(parts: Sequence[tuple[Path, Manifest]]) -> "DuckDBPyConnection":

@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from data.outside_text import on_one_line
 from flows.console import print_table
 
 SHOWN_ROWS = 20
@@ -14,9 +15,9 @@ Answer = dict[str, Any]
 
 
 def show(answer: Answer, as_json: bool, print_tables: Any) -> None:
-    """The whole answer as JSON, or its tables."""
+    """The whole answer as JSON, in ASCII since that may be a terminal too, or its tables."""
     if as_json:
-        typer.echo(json.dumps(answer, indent=1, ensure_ascii=False, default=str))
+        typer.echo(json.dumps(answer, indent=1, default=str))
     else:
         print_tables(answer)
 
@@ -26,7 +27,7 @@ def table(title: str, head: Sequence[str], rows: Iterable[Sequence[Any]], most: 
     listed = list(rows)
     if not listed:
         return
-    typer.echo(title)
+    typer.echo(plain(title))
     print_table([list(head), *([plain(value) for value in row] for row in listed[:most])])
     if most is not None and len(listed) > most:
         typer.echo(f"... and {len(listed) - most} more: --json\n")
@@ -62,22 +63,23 @@ def plain(value: Any) -> str:
         return ", ".join(map(plain, value))
     if isinstance(value, dict):
         value = json.dumps(value, ensure_ascii=False)
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(value))
+    return on_one_line(str(value))
 
 
 def print_trace(answer: Answer) -> None:
     if answer["kind"] in ("sample", "set") or "found" in answer:
         if "matched_by" in answer:
-            typer.echo(
-                f"{answer['file']}: its {answer['matched_by']} digest {answer['sha256']} is of a published image\n"
-            )
+            by, sha256 = answer["matched_by"], answer["sha256"]
+            typer.echo(f"{plain(answer['file'])}: its {by} digest {sha256} is of a published image\n")
         for entry in answer["found"]:
             _print_set(entry)
         return
     if answer["kind"] == "image":
         made = answer["made"]
         names = ("prompt", "seed", "references_sha256", "checkpoint_sha256", "checkpoint_step", "base_model")
-        facts(f"{answer['file']}: made by syncd sample", [(label(name), made[name]) for name in names])
+        title = f"{answer['file']}: says that it was made by syncd sample; not checked"
+        facts(title, [(label(name), made[name]) for name in names])
+        typer.echo("what is behind the checkpoint that it names:\n")
         print_trace(answer["behind"])
         return
     if answer["kind"] == "checkpoint":
@@ -202,6 +204,40 @@ def print_found(answer: Answer) -> None:
     )
     if not answer["datasets"]:
         typer.echo("in no published image")
+
+
+def print_verdict(answer: Answer) -> None:
+    """Of `syncd verify`: warnings and problems apart from the rest, so that they are seen when that is written away."""
+    problems = answer["problems"]
+    for line in [*(f"WARNING: {line}" for line in answer["warnings"]), *problems]:
+        typer.echo(plain(line), err=True)
+    if problems:
+        lines = [
+            f"signatures: {answer['signatures']}",
+            *_earlier_line(answer),
+            f"{len(problems)} problems; make a stage again with: syncd run",
+        ]
+    else:
+        lines = [
+            f"{len(answer['done'])} stages verified: {', '.join(answer['checked'])} agree",
+            f"signatures: {answer['signatures']}",
+            *_earlier_line(answer),
+            *([f"last statement: {answer['last_statement']}"] if answer["last_statement"] else []),
+            *([f"not run yet: {', '.join(answer['missing'])}"] if answer["missing"] else []),
+        ]
+    for line in lines:
+        typer.echo(plain(line), err=bool(problems))
+
+
+def _earlier_line(answer: Answer) -> list[str]:
+    earlier = answer["earlier"]
+    if not earlier:
+        return []
+    named = ", ".join(sha256[:16] for sha256 in earlier)
+    return [
+        f"earlier datasets in the audit store: {named}; of these only the statements are checked, nothing that is "
+        "here vouches for their other tables"
+    ]
 
 
 def print_diff(answer: Answer) -> None:

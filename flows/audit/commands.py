@@ -107,6 +107,9 @@ def verify(
 ) -> None:
     """Recompute every digest and follow the chain of statements from assets to report; check models, checkpoint,
     signatures and the audit store."""
+    from dataclasses import asdict
+
+    from flows.audit.answers import print_verdict, show
     from flows.audit.verify import verify
 
     def tell(line: str) -> None:
@@ -114,24 +117,9 @@ def verify(
             typer.echo(f"checking {line}", err=True)
 
     verdict = verify(workspace, deep, tell, public_key or ())
-    if as_json:
-        import json
-        from dataclasses import asdict
-
-        typer.echo(json.dumps({"holds": not verdict.problems, **asdict(verdict)}, indent=1, ensure_ascii=False))
-    for line in [*(f"WARNING: {line}" for line in verdict.warnings), *verdict.problems] if not as_json else ():
-        typer.echo(line, err=True)
+    show({"holds": not verdict.problems, **asdict(verdict)}, as_json, print_verdict)
     if verdict.problems:
-        typer.echo(f"signatures: {verdict.signatures}", err=True)
-        typer.echo(f"{len(verdict.problems)} problems; make a stage again with: syncd run", err=True)
         raise typer.Exit(1)
-    if not as_json:
-        typer.echo(f"{len(verdict.done)} stages verified: {', '.join(verdict.checked)} agree")
-        typer.echo(f"signatures: {verdict.signatures}")
-        if verdict.last_statement:
-            typer.echo(f"last statement: {verdict.last_statement}")
-        if verdict.missing:
-            typer.echo(f"not run yet: {', '.join(verdict.missing)}")
 
 
 @audit.command()
@@ -155,7 +143,7 @@ def replay(
     how = runtime_of(runtime, None)
     os.environ.update(run_environment(workspace.resolve(), how, run_id=""))
 
-    from flows.audit.answers import columns, show
+    from flows.audit.answers import columns, plain, show
     from flows.audit.replay import differs, replay
 
     rows = replay(workspace, count, seed, how, lambda line: typer.echo(line, err=True))
@@ -177,7 +165,7 @@ def replay(
         err=as_json,
     )
     if different:
-        typer.echo(f"{len(different)} differ: {', '.join(answer['different'][:5])}", err=True)
+        typer.echo(f"{len(different)} differ: {plain(answer['different'][:5])}", err=True)
         raise typer.Exit(1)
 
 

@@ -10,16 +10,20 @@ from configs.load import ConfigError
 from data.audit.parts import AuditError, is_current, part_folder, store_folder
 from data.audit.query import Store
 from data.audit.tables import Kind
+from data.outside_text import on_one_line
 from data.shards import ShardError, load_index, sha256_file
 from tasks.auditing import checkpoint, dataset
 from tasks.auditing.chain import ChainError, Link, chain_of, sources_of
+
+NOT_TAKEN = (ChainError, ShardError, AuditError, LookupError, ValueError, TypeError, AttributeError, RecursionError)
+"""What files raise that are not, or hold not, what this project writes."""
 
 
 def update(workspace: Path) -> list[str]:
     """Take in the published dataset and checkpoint of a workspace, if the store does not hold them as they are.
 
     Returns why one could not be taken in, a line each: stages that are not made from each other, files that are not
-    what their index says. What the store already holds stays as it is.
+    what their index says. What the store already holds stays as it is. OSError if it cannot be written to.
     """
     return update_into(workspace, store_folder(workspace))
 
@@ -32,7 +36,7 @@ def update_into(workspace: Path, store: Path) -> list[str]:
             break
         try:
             take(workspace, chain_of(workspace, stage), store)
-        except (ChainError, ShardError, AuditError, LookupError, ValueError) as error:
+        except NOT_TAKEN as error:
             notes.append(f"audit: the {stage} stage is not taken into the store: {type(error).__name__}: {error}")
     return notes
 
@@ -73,12 +77,24 @@ def open_store(workspace: Path, *others: Path) -> Store:
     """
     folders = [workspace, *others]
     for folder in folders:
-        for note in update(folder):
-            print(f"WARNING: {note}", file=sys.stderr, flush=True)
+        try:
+            notes = update(folder)
+        except OSError as error:
+            notes = [not_written(folder, error)]
+        for note in notes:
+            print(f"WARNING: {on_one_line(note)}", file=sys.stderr, flush=True)
     store = Store(*map(store_folder, folders))
     if not store.parts:
         raise AuditError(f"{workspace}: no dataset has been published here; make one with: syncd run --until shard")
     return store
+
+
+def not_written(workspace: Path, error: OSError) -> str:
+    """That a store, perhaps one of somebody else, stays as it is."""
+    return (
+        f"{store_folder(workspace)}: the audit store was not brought up to date ({error}); to ask it about what the "
+        "workspace holds now, copy the workspace to where you may write"
+    )
 
 
 def workspace_of(folder: Path) -> Path:

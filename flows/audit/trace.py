@@ -8,7 +8,7 @@ from typing import Any
 from data.audit.parts import AuditError
 from data.audit.query import Store
 from data.shards import sha256_file
-from tasks.auditing.chain import check_chain, link_of
+from tasks.auditing.chain import Link, check_chain, environment_of, link_of
 from tasks.auditing.checkpoint import WEIGHTS, header_of
 from tasks.auditing.pictures import digests_of, read_made
 
@@ -147,16 +147,11 @@ def chain_answer(store: Store, table: str, key: str, sha256: str) -> Answer:
     }
 
 
-def _environments(links: list[Any]) -> list[Answer]:
+def _environments(links: list[Link]) -> list[Answer]:
     found: dict[str, Answer] = {}
     for link in links:
-        item = next(
-            item
-            for item in link.statement["predicate"]["buildDefinition"]["resolvedDependencies"]
-            if item["name"] == "environment"
-        )
-        digest = item["digest"]["sha256"]
-        found.setdefault(digest, {"sha256": digest, **item["annotations"], "stages": []})["stages"].append(link.stage)
+        own = environment_of(link)
+        found.setdefault(own["sha256"], {**own, "stages": []})["stages"].append(link.stage)
     return list(found.values())
 
 
@@ -179,15 +174,9 @@ def everything_of(store: Store, used: Mapping[str, str | None]) -> Answer:
 
 
 def trace_image(store: Store, path: Path, everything: bool) -> Answer:
-    """A PNG out of a dataset, by its bytes or pixels; or one that `syncd sample` made, by what it carries."""
+    """A PNG out of a dataset, by its bytes or pixels; or else one that says that `syncd sample` made it."""
     if not path.is_file():
         raise AuditError(f"{path}: no such picture")
-    made = read_made(path)
-    if made is not None:
-        sha256 = made["checkpoint_sha256"]
-        if store.resolve("checkpoints", sha256) is None:
-            raise AuditError(f"{path}: made with checkpoint {sha256}, which was not published here")
-        return {"kind": "image", "file": str(path), "made": made, "behind": trace_checkpoint(store, sha256, everything)}
     for by, digest in digests_of(path).items():
         found = store.rows("SELECT DISTINCT sample_id FROM samples WHERE png_sha256 = ?", [digest])
         if found:
@@ -196,7 +185,13 @@ def trace_image(store: Store, path: Path, everything: bool) -> Answer:
                 entry for answer in answers for entry in answer["found"] if entry["samples"][0]["png_sha256"] == digest
             ]
             return {"kind": "image", "file": str(path), "matched_by": by, "sha256": digest, "found": entries}
-    raise AuditError(f"{path}: neither its bytes nor its pixels are of a published image, and it carries no origin")
+    made = read_made(path)
+    if made is None:
+        raise AuditError(f"{path}: neither its bytes nor its pixels are of a published image, and it carries no origin")
+    sha256 = made["checkpoint_sha256"]
+    if store.resolve("checkpoints", sha256) is None:
+        raise AuditError(f"{path}: says that it was made with checkpoint {sha256}, which was not published here")
+    return {"kind": "image", "file": str(path), "made": made, "behind": trace_checkpoint(store, sha256, everything)}
 
 
 def trace_name(store: Store, name: str) -> Answer | None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from data.provenance import statement_path
 from data.shards import ShardError, load_index, sha256_file
 from data.stage import StageContext
-from flows.audit.checks import check_store
+from flows.audit.checks import check_store, earlier_datasets, has_parts
 from flows.audit.recorded import check_version, recorded_contexts, recorded_recipe
-from flows.audit.store import update
+from flows.audit.store import not_written, update
 from flows.graph import load_graph
 from flows.signing import pinned_keys, signature_states, signature_summary
 from flows.verify import verify as verify_files
@@ -32,6 +32,8 @@ class Verdict:
     """Stages that have not."""
     warnings: list[str]
     """What is odd and yet proves nothing."""
+    earlier: list[str]
+    """Datasets in the audit store that are no more in the workspace: of these only the statements are checked."""
     signatures: str
     """Who signed the statements, in words."""
     last_statement: str | None
@@ -48,6 +50,7 @@ def verify(
 
     `public_keys`, if there are any: every statement must be signed by one of them.
     `deep`: also every record and image from the stages before it, and the ledger from the seed of the training.
+    The audit store takes in what it lacks unless there are problems: what does not agree is no record of anything.
     `tell` gets a line before each long step. ConfigError for a workspace of another version of the code.
     """
     workspace = find_workspace(folder)
@@ -58,19 +61,32 @@ def verify(
     if deep and "shard" in done:
         problems += record_problems(workspace, "train" in done, tell, checked)
     tell("audit store")
-    problems += update(workspace)
+    warnings = warnings_of(workspace)
+    if not problems:
+        problems += _brought_up_to_date(workspace, warnings)
     problems += check_store(workspace, deep)
-    checked.append("audit store")
+    checked += ["audit store"] if has_parts(workspace) else []
     missing = [name for name in load_graph(workspace).names if name not in done]
     return Verdict(
         problems=list(dict.fromkeys(problems)),
         checked=checked,
         done=done,
         missing=missing,
-        warnings=warnings_of(workspace),
+        warnings=warnings,
+        earlier=earlier_datasets(workspace),
         signatures=signature_summary(signature_states(workspace, pinned)),
         last_statement=f"{done[-1]} {sha256_file(statement_path(workspace, done[-1]))}" if done else None,
     )
+
+
+def _brought_up_to_date(workspace: Path, warnings: list[str]) -> list[str]:
+    """Why the audit store could not take in what the workspace holds; a store that cannot be written to is a warning,
+    since it says nothing of the files."""
+    try:
+        return update(workspace)
+    except OSError as error:
+        warnings.append(not_written(workspace, error))
+        return []
 
 
 def record_problems(workspace: Path, trained: bool, tell: Callable[[str], None], checked: list[str]) -> Iterator[str]:

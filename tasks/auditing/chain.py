@@ -1,12 +1,12 @@
 """Chains of statements: collected from the files of a workspace, and checked from the copies in the audit store."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.outside_text import parse_json
 from data.provenance import dependencies_of, input_indexes, read_statement, signature_of, statement_path
 from data.shards import ShardError, sha256_file
 
@@ -47,7 +47,24 @@ class Link:
 
 
 def link_of(stage: str, body: bytes) -> Link:
-    return Link(stage, hashlib.sha256(body).hexdigest(), json.loads(body), body)
+    """A statement from its bytes; ChainError if they are none: all that is read of one must be in it."""
+    try:
+        link = Link(stage, hashlib.sha256(body).hexdigest(), parse_json(body), body)
+        _read_through(link)
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ChainError(f"the statement of {stage} is none ({reason[:300]})") from error
+    return link
+
+
+def _read_through(link: Link) -> None:
+    """Everything that is read of a statement, once; any error if something is not there or of another type."""
+    check_chain([link], "")
+    statement_row(link)
+    model_rows([link])
+    environment_of(link)
+    for values in link.parameters.values():
+        values.items()
 
 
 def chain_of(workspace: Path, stage: str) -> list[Link]:
@@ -132,6 +149,13 @@ def statement_row(link: Link) -> dict[str, Any]:
         "environment": by_name["environment"]["digest"]["sha256"],
         "body": link.body.decode(),
     }
+
+
+def environment_of(link: Link) -> dict[str, Any]:
+    """Digest, Python and packages by name."""
+    item = {item["name"]: item for item in dependencies_of(dict(link.statement))}["environment"]
+    notes = item["annotations"]
+    return {"sha256": item["digest"]["sha256"], "python": notes["python"], "packages": dict(notes["packages"])}
 
 
 def model_rows(chain: Sequence[Link]) -> list[dict[str, Any]]:

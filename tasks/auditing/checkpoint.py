@@ -1,8 +1,7 @@
 """A checkpoint as rows of the audit store: what its header says, and every use of an image in its training."""
 
-import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from data.ids import canonical_json
 from data.shards import ShardIndex, load_index, verify_file
 from models.training.record import CheckpointRecord
 from tasks.auditing.chain import Link, sources_of, statement_row
+from tasks.auditing.ledger import ledger_rows
 
 STAGE = "train"
 WEIGHTS, LEDGER, PAIRS = "pytorch_lora_weights.safetensors", "ledger.jsonl", "pairs.json"
@@ -72,67 +72,3 @@ def _facts(record: CheckpointRecord, train: Link, ledger_sha256: str) -> Row:
 def _tar(tar: dict[str, Any]) -> Row:
     skipped = canonical_json(tar["skipped"]).decode()
     return {"name": tar["name"], "tar_sha256": tar["sha256"], "pairs": tar["pairs"], "skipped": skipped}
-
-
-def ledger_rows(step: dict[str, Any], shard_of: Mapping[str, str]) -> Iterator[Row]:
-    """One step of the ledger, use by use. What was dropped was not shown and is no use."""
-    for place, example in enumerate(step["samples"]):
-        where = {"step": step["step"], "place": place}
-        if "pair" in example:
-            yield {
-                **where,
-                "use": "pair",
-                "shard_sha256": example["tar"],
-                "pair": example["pair"],
-                "text": example["text"],
-            }
-            continue
-        where |= {"set_id": example["set"], "shard_sha256": shard_of.get(example["set"])}
-        yield {**where, "use": "target", "sample_id": example["target"], "text": example["text"]}
-        crops = example.get("crops") or [None] * len(example["references"])
-        shown = zip(example["references"], example["flipped"], crops, strict=True)
-        for slot, (reference, flipped, crop) in enumerate(shown):
-            yield {
-                **where,
-                "use": "reference",
-                "slot": slot,
-                "sample_id": reference,
-                "flipped": flipped,
-                "crop": crop,
-            }
-
-
-def ledger_digest(rows: Iterable[Mapping[str, Any]]) -> str:
-    """sha256 of the ledger.jsonl that these rows were read from; in the order of step, place and slot, targets first.
-
-    The table holds all that the file does, so that the file's digest, which the statement of the training names, can
-    be recomputed after the file itself is gone. ValueError for a reference without a target, which no file has.
-    """
-    digest = hashlib.sha256()
-    step: dict[str, Any] | None = None
-    for row in rows:
-        if step is None or step["step"] != row["step"]:
-            if step is not None:
-                digest.update(_line(step))
-            step = {"step": row["step"], "shards": {}, "samples": []}
-        if row["use"] == "reference":
-            if not step["samples"] or "references" not in step["samples"][-1]:
-                raise ValueError(f"step {row['step']}: reference {row['sample_id']} without a target")
-            example = step["samples"][-1]
-            example["references"].append(row["sample_id"])
-            example["flipped"].append(row["flipped"])
-            if row["crop"] is not None:
-                example.setdefault("crops", []).append(row["crop"])
-        elif row["use"] == "pair":
-            step["samples"].append({"tar": row["shard_sha256"], "pair": row["pair"], "text": row["text"]})
-        else:
-            step["shards"][row["shard_sha256"]] = None
-            example = {"set": row["set_id"], "target": row["sample_id"], "references": [], "flipped": []}
-            step["samples"].append({**example, "text": row["text"]})
-    if step is not None:
-        digest.update(_line(step))
-    return digest.hexdigest()
-
-
-def _line(step: dict[str, Any]) -> bytes:
-    return canonical_json({**step, "shards": list(step["shards"])}) + b"\n"

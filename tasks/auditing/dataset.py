@@ -1,18 +1,18 @@
 """A dataset as rows of the audit store, read from the finished stages behind it."""
 
 import hashlib
-import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from data.audit.parts import PartWriter, Row, building
 from data.ids import sample_id_of
-from data.shards import ShardEntry, ShardError, ShardIndex, load_index, read_shard
+from data.outside_text import parse_json
+from data.shards import ShardEntry, ShardError, ShardIndex, load_index, read_shard, verify_file
 from tasks.auditing.chain import Link, model_rows, sources_of, statement_row
 
-STAGE = "shard"
+STAGE, REJECTED = "shard", "rejected.jsonl"
 WITH_SETS = ("render", "generate", "score", "select")
 """Stages that can fail a set, in their order."""
 SCORES = (
@@ -22,7 +22,7 @@ SCORES = (
 
 
 def write_dataset(workspace: Path, chain: Sequence[Link], store: Path) -> None:
-    """Put the published dataset of a workspace into the store. ShardError if a shard is not what its index says."""
+    """Put the published dataset of a workspace into the store. ShardError if a file is not what its index says."""
     artifacts, shard = workspace / "artifacts", chain[-1]
     indexes = {link.stage: load_index(artifacts / link.stage) for link in chain}
     with building(store, "datasets", str(shard.index_sha256)) as part:
@@ -33,7 +33,7 @@ def write_dataset(workspace: Path, chain: Sequence[Link], store: Path) -> None:
         part.add("decisions", _decisions(artifacts, indexes))
         published = _write_published(part, artifacts / STAGE, indexes[STAGE])
         part.add("sets", published.values())
-        part.add("sets", _unpublished(artifacts / "select", indexes, set(published)))
+        part.add("sets", _unpublished(artifacts / "select", indexes, published))
         part.add("datasets", [_facts(shard, indexes[STAGE], list(published.values()))])
         part.finish(sources_of(chain))
 
@@ -53,11 +53,11 @@ def _facts(shard: Link, index: ShardIndex, sets: list[dict[str, Any]]) -> Row:
 
 
 def json_records(directory: Path, entry: ShardEntry) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Key and record of every sample of a shard, without reading its other members.
+    """Key and record of every sample of a shard, without holding its other members in memory.
 
-    Meshes may be a thousand times as large as what is said of them. So the digest of the tar is not recomputed here;
-    `syncd audit verify` does that. ShardError if the keys are not those of the index.
+    ShardError if the tar is not the bytes that its index names, or if its keys are not those of the index.
     """
+    verify_file(directory / entry.name, entry.bytes, entry.sha256)
     keys = []
     try:
         with tarfile.open(directory / entry.name) as tar:
@@ -65,7 +65,7 @@ def json_records(directory: Path, entry: ShardEntry) -> Iterator[tuple[str, dict
                 key, _, extension = member.name.partition(".")
                 if extension == "json":
                     keys.append(key)
-                    yield key, json.load(tar.extractfile(member))
+                    yield key, parse_json(tar.extractfile(member).read())
     except (OSError, tarfile.TarError, ValueError) as error:
         raise ShardError(f"{directory / entry.name}: cannot be read ({error}); syncd audit verify says more") from error
     if keys != entry.keys:
@@ -85,10 +85,16 @@ def _assets(directory: Path, index: ShardIndex) -> Iterator[Row]:
             yield {"object_id": key, "fate": "usable", **{name: record[name] for name in same}}
     for failure in index.failed:
         yield {"object_id": failure.key, "fate": "failed", "reason": failure.reason, "detail": failure.detail}
-    rejected = (directory / "rejected.jsonl").read_text(encoding="utf-8").splitlines()
-    for asset in map(json.loads, rejected):
+    for asset in _rejected(directory, index):
         why = {name: asset[name] for name in ("reason", "detail", "uri")}
         yield {"object_id": asset["id"], "fate": "rejected", **why}
+
+
+def _rejected(directory: Path, index: ShardIndex) -> Iterator[dict[str, Any]]:
+    """What the source or the licence allow-list refused."""
+    entry = {own.name: own for own in index.files}[REJECTED]
+    verify_file(directory / REJECTED, entry.bytes, entry.sha256)
+    yield from map(parse_json, (directory / REJECTED).read_bytes().splitlines())
 
 
 def _prompts(directory: Path, index: ShardIndex) -> Iterator[Row]:
@@ -152,16 +158,23 @@ def _sample(record: dict[str, Any], image: dict[str, Any], files: dict[str, byte
     }
 
 
-def _unpublished(select: Path, indexes: dict[str, ShardIndex], published: set[str]) -> Iterator[Row]:
-    """Every other set that was planned: failed, held out, dropped, or kept and not chosen."""
+def _unpublished(select: Path, indexes: dict[str, ShardIndex], published: Iterable[str]) -> Iterator[Row]:
+    """Every other set that was planned, once: what failed in a stage is passed on, and fails in those after it too."""
+    told = set(published)
+    for row in _fates(select, indexes):
+        if row["set_id"] not in told:
+            told.add(row["set_id"])
+            yield row
+
+
+def _fates(select: Path, indexes: dict[str, ShardIndex]) -> Iterator[dict[str, Any]]:
+    """What kept sets from being published, in the order of the stages: failed, held out, dropped, not chosen."""
     for stage in WITH_SETS:
         for failure in indexes[stage].failed:
             yield _set(failure.key, "failed", stage, failure.reason)
     for key in indexes["render"].summary["held_out_sets"]:
         yield _set(key, "held out", "generate", "held_out")
     for key, decision in _records(select, indexes["select"]):
-        if key in published:
-            continue
         if decision["kept"]:
             yield _set(key, "not chosen", STAGE, "not_chosen")
         else:

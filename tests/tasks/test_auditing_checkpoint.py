@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from data.audit.parts import AuditError
+from data.audit.parts import AuditError, building, part_folder
 from data.ids import canonical_json
-from tasks.auditing.checkpoint import header_of, ledger_digest, ledger_rows
+from tasks.auditing.checkpoint import header_of
+from tasks.auditing.ledger import ledger_digest, ledger_rows
 
 SHARD_OF = {"mug-s0": "a" * 64, "cup-s0": "b" * 64}
 
@@ -35,17 +36,46 @@ def ledger() -> list[dict[str, Any]]:
     return rows
 
 
-def test_the_rows_of_a_ledger_give_its_bytes_again() -> None:
-    written = b"".join(canonical_json(row) + b"\n" for row in ledger())
-    rows = [row for step in ledger() for row in ledger_rows(step, SHARD_OF)]
-    complete = [{"slot": None, "crop": None, "pair": None, **row} for row in rows]
-    assert ledger_digest(complete) == hashlib.sha256(written).hexdigest()
-    for place in range(len(complete)):
-        less = [*complete[:place], *complete[place + 1 :]]
+def rows_of(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [dict(row) for step in steps for row in ledger_rows(step, SHARD_OF)]
+
+
+def digest_of_rows(folder: Path, rows: list[dict[str, Any]]) -> str:
+    with building(folder, "checkpoints", "d" * 64) as part:
+        part.add("ledger", rows)
+        part.finish({})
+    return ledger_digest(part_folder(folder, "checkpoints", "d" * 64) / "ledger.parquet")
+
+
+def written(steps: list[dict[str, Any]]) -> str:
+    return hashlib.sha256(b"".join(canonical_json(row) + b"\n" for row in steps)).hexdigest()
+
+
+def test_the_rows_of_a_ledger_give_its_bytes_again(tmp_path: Path) -> None:
+    assert digest_of_rows(tmp_path, rows_of(ledger())) == written(ledger())
+    assert digest_of_rows(tmp_path, []) == written([])
+    odd = [{"step": 0, "shards": [], "samples": [{"tar": "c" * 64, "pair": 'e\u0301"\\\n\x1f\x7f', "text": True}]}]
+    assert digest_of_rows(tmp_path, rows_of(odd)) == written(odd)
+
+
+def test_no_row_can_be_left_out_added_or_changed(tmp_path: Path) -> None:
+    """Whatever a question counts: the text alone would not tell a use of an unknown kind, or the set of a reference."""
+    rows, whole = rows_of(ledger()), written(ledger())
+    forged = [[*rows[:place], *rows[place + 1 :]] for place in range(len(rows))]
+    forged += [[*rows[:place], rows[place], *rows[place:]] for place in range(len(rows))]
+    others = {"use": "Target", "sample_id": "cup-s0-9", "set_id": "cup-s1", "shard_sha256": "e" * 64, "step": 7}
+    others |= {"place": 5, "slot": 5, "flipped": True, "crop": 3, "pair": "0009", "text": False}
+    forged += [
+        [*rows[:place], {**row, name: value}, *rows[place + 1 :]]
+        for place, row in enumerate(rows)
+        for name, value in others.items()
+        if name in row and row[name] != value
+    ]
+    for changed in forged:
         try:
-            assert ledger_digest(less) != hashlib.sha256(written).hexdigest()
+            assert digest_of_rows(tmp_path, changed) != whole
         except ValueError as error:
-            assert complete[place]["use"] == "target" and "without a target" in str(error)
+            assert str(error).startswith("row ")
 
 
 def test_every_use_is_one_row_and_what_was_dropped_is_none() -> None:

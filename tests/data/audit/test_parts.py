@@ -39,6 +39,14 @@ def test_a_part_that_fails_leaves_the_earlier_one(part: Path, tmp_path: Path) ->
     assert sorted(path.name for path in part.parent.iterdir()) == [part.name]
 
 
+@pytest.mark.parametrize("row", [{"sample_id": 5}, {"seed": "x"}, {"seed": 2**70}, {"prompt": "\ud800"}])
+def test_a_value_of_another_type_is_told(tmp_path: Path, row: dict[str, object]) -> None:
+    with building(tmp_path, "datasets", SHA256) as writer:
+        writer.add("samples", [row])
+        with pytest.raises(ValueError, match=r"table samples: |surrogates not allowed"):
+            writer.finish({})
+
+
 def test_a_part_is_current_only_for_what_it_was_read_from(part: Path) -> None:
     assert is_current(part, {"artifacts/shard/index.json": SHA256})
     assert not is_current(part, {"artifacts/shard/index.json": "b" * 64})

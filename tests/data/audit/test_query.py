@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from data.audit.parts import AuditError, building
 from data.audit.query import Store
@@ -66,6 +68,18 @@ def test_a_query_reads_no_other_file_and_changes_nothing(store: Store, tmp_path:
         store.ask(query.replace("{here}", str(tmp_path)))
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert store.ask("SELECT count(*) FROM samples")[1] == [(3,)]
+
+
+def test_a_table_with_other_columns_is_an_error_that_says_what_to_do(tmp_path: Path, store: Store) -> None:
+    (file,) = (tmp_path / "audit").glob("*/*/samples.parquet")
+    parquet.write_table(pa.table({"a": [1]}), file)
+    opened = Store(tmp_path / "audit")
+    with pytest.raises(AuditError, match=r"(?s)audit store: cannot be read .*; syncd audit verify names the part"):
+        opened.rows("SELECT sample_id FROM samples")
+    with pytest.raises(AuditError, match="audit store: cannot be read"):
+        opened.table("asked", "SELECT sample_id FROM samples", {})
+    with pytest.raises(AuditError, match="0 rows, there must be one"):
+        opened.row("SELECT * FROM datasets")
 
 
 def test_a_shortened_digest_must_name_one_thing(store: Store, tmp_path: Path) -> None:

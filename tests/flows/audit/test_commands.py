@@ -1,6 +1,7 @@
 """`syncd audit` on the command line: exit codes a scheduler can use, JSON a machine can read, help at once."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 from forged_stages import replace
 from typer.testing import CliRunner
 
+from data.audit.parts import store_folder
+from data.ids import canonical_json
+from data.provenance import statement_path
 from flows.audit import replay
 from flows.audit.answers import plain
 from flows.audit.commands import audit
@@ -87,3 +91,31 @@ def test_replay_ends_in_exit_code_1_above_the_tolerance(finished: Path, monkeypa
         told = json.loads(done.stdout)
         assert told["different"] == (["mug-s0-1"] if code else [])
         assert (told["equal_bytes"], told["max_difference"], told["tolerance"]) == (1, 2, tolerance)
+
+
+FAKED = "x\x1b[2J\x1b[H\n8 stages verified: all agree\n\udcff\x9b8m"
+
+
+def test_the_name_of_a_file_fakes_no_output(workspace: Path) -> None:
+    stray = workspace / "artifacts" / "train" / FAKED
+    stray.write_text("")
+    for words in (["verify"], ["audit", "verify"]):
+        done = CliRunner().invoke(app, [*words, "--workspace", str(workspace)])
+        assert done.exit_code == 1 and isinstance(done.exception, SystemExit)
+        assert not set(done.output) & set("\x1b\x9b") and "\n8 stages" not in done.output
+        assert "\\x1b[2J\\x1b[H\\n8 stages verified" in done.stderr
+    told = CliRunner().invoke(app, ["verify", "--json", "--workspace", str(workspace)])
+    assert told.stdout.isascii() and FAKED in json.loads(told.stdout)["problems"][0]
+
+
+def test_what_is_warned_of_fakes_no_output(workspace: Path) -> None:
+    shutil.rmtree(store_folder(workspace) / "checkpoints")
+    path = statement_path(workspace, "train")
+    statement = json.loads(path.read_bytes())
+    for item in statement["predicate"]["buildDefinition"]["resolvedDependencies"]:
+        if item["name"].endswith("shard.intoto.json"):
+            item["digest"]["sha256"] = FAKED.replace("\udcff", "")
+    replace(path, canonical_json(statement) + b"\n")
+    done = CliRunner().invoke(app, ["audit", "sql", 'SELECT 1 AS "\x1b[2J"', "--workspace", str(workspace)])
+    assert done.exit_code == 0 and not set(done.output) & set("\x1b\x9b")
+    assert "WARNING: audit: the train stage" in done.stderr and len(done.stderr.splitlines()) == 1

@@ -11,9 +11,10 @@ from forged_stages import replace, reseal_from
 from data.audit.parts import AuditError, parts_of, read_manifest, store_folder
 from data.ids import canonical_json
 from data.provenance import statement_path
-from data.shards import sha256_file
+from data.shards import load_index, sha256_file
+from flows.audit.diff import diff
 from flows.audit.find import find
-from flows.audit.store import open_store, update
+from flows.audit.store import dataset_here, open_store, update
 from flows.audit.trace import trace
 
 
@@ -73,6 +74,32 @@ def test_files_that_were_changed_are_not_taken_in(workspace: Path) -> None:
     replace(tar, bytes(data))
     assert [str(tar) in note for note in update(workspace)] == [True]
     assert parts_of(store_folder(workspace), "datasets") == []
+
+
+def test_a_set_that_fails_in_several_stages_is_counted_once_and_where_it_failed_first(
+    workspace: Path, finished: Path
+) -> None:
+    key = next(key for key, own in known.records(finished, "select").items() if not own["kept"])
+    held_out = load_index(finished / "artifacts" / "render").summary["held_out_sets"][0]
+    for stage, failed in {"generate": (key, held_out), "score": (key,), "select": (key, held_out)}.items():
+        path = workspace / "artifacts" / stage / "index.json"
+        index = json.loads(path.read_bytes())
+        index["failed"] += [{"key": name, "reason": "revoked", "detail": ""} for name in failed]
+        replace(path, json.dumps(index).encode())
+    reseal_from(workspace, "generate", "shard")
+    assert update(workspace)[0].startswith("audit: the train stage")
+    before, after = (dataset_here(own) for own in (finished, workspace))
+    store = open_store(workspace)
+    rows = store.rows("SELECT set_id, fate, stage FROM sets WHERE dataset_sha256 = ?", [after])
+    assert len({row["set_id"] for row in rows}) == len(rows)
+    assert [row for row in rows if row["set_id"] in (key, held_out)] == [
+        {"set_id": name, "fate": "failed", "stage": "generate"} for name in (key, held_out)
+    ]
+    fates = [trace(store, version)["fates"] for version in (before, after)]
+    first, second = (sum(row["count"] for row in own if row["what"] == "set") for own in fates)
+    assert first == second
+    assert diff(store, after, before)["sets"] == []
+    assert len(trace(store, key)["found"]) == 2
 
 
 def test_without_a_dataset_there_is_nothing_to_ask(tmp_path: Path) -> None:

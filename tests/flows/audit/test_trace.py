@@ -4,17 +4,22 @@ import io
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import audit_answers as known
 import pytest
+from forged_stages import change_table
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from data.audit.parts import AuditError
+from data.audit.parts import AuditError, parts_of, store_folder
 from data.audit.query import Store
 from data.shards import load_index, sha256_file
+from flows.audit.answers import print_trace
 from flows.audit.store import open_store
 from flows.audit.trace import trace
 from models.header import FILE_NAME
+from tasks.auditing.chain import ChainError
 from tasks.auditing.checkpoint import WEIGHTS
 from tasks.auditing.pictures import METADATA_KEY
 from tasks.sample import METADATA_KEY as WRITTEN_BY_SAMPLE
@@ -112,15 +117,80 @@ def test_a_changed_image_is_of_no_dataset(finished: Path, store: Store, tmp_path
         trace(store, str(tmp_path / "changed.png"))
 
 
-def test_a_picture_of_syncd_sample_leads_to_its_checkpoint(store: Store, checkpoint: str, tmp_path: Path) -> None:
+def made_from(checkpoint: str) -> dict[str, Any]:
+    """As `syncd sample` says it."""
+    told = {"checkpoint_sha256": checkpoint, "checkpoint_step": 3, "base_model": "miniature-flux@1", "prompt": "a mug"}
+    return {**told, "seed": 1, "references_sha256": ["0" * 64], "dtype": "float32"}
+
+
+def test_a_picture_of_syncd_sample_leads_to_its_checkpoint(
+    store: Store, checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert (METADATA_KEY, WEIGHTS) == (WRITTEN_BY_SAMPLE, FILE_NAME)
     picture = Image.new("RGB", (8, 8))
-    save_png(picture, {"checkpoint_sha256": checkpoint, "prompt": "a mug"}, tmp_path / "a.png")
+    save_png(picture, made_from(checkpoint), tmp_path / "a.png")
     told = trace(store, str(tmp_path / "a.png"))
     assert told["made"]["prompt"] == "a mug" and told["behind"]["checkpoint"]["checkpoint_sha256"] == checkpoint
-    save_png(picture, {"checkpoint_sha256": "0" * 64}, tmp_path / "b.png")
-    with pytest.raises(AuditError, match="made with checkpoint 0000"):
+    print_trace(told)
+    assert "a.png: says that it was made by syncd sample; not checked" in capsys.readouterr().out
+    save_png(picture, made_from("0" * 64), tmp_path / "b.png")
+    with pytest.raises(AuditError, match="says that it was made with checkpoint 0000"):
         trace(store, str(tmp_path / "b.png"))
+
+
+def test_a_published_image_is_that_whatever_it_says_of_itself(
+    finished: Path, store: Store, checkpoint: str, tmp_path: Path
+) -> None:
+    name, data = next(iter(known.pictures(finished).items()))
+    save_png(Image.open(io.BytesIO(saved_anew(data))), made_from(checkpoint), tmp_path / "claims.png")
+    told = trace(store, str(tmp_path / "claims.png"))
+    assert "made" not in told and told["matched_by"] == "pixels"
+    assert told["found"][0]["samples"][0]["sample_id"] == name
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"checkpoint_sha256": wrong} for wrong in (5, ["a"], "", "PREFIX", None)),
+        *({"prompt": 5}, {"prompt": None}, {"seed": "1"}, {"seed": True}, {"references_sha256": "x"}),
+    ],
+)
+def test_a_picture_that_says_what_sample_does_not_say_is_an_error(
+    store: Store, checkpoint: str, tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    told = {**made_from(checkpoint), **changed}
+    (field,) = changed
+    if told[field] is None:
+        del told[field]
+    elif told[field] == "PREFIX":
+        told[field] = checkpoint[:12]
+    save_png(Image.new("RGB", (8, 8)), told, tmp_path / "odd.png")
+    with pytest.raises(AuditError, match=rf"odd\.png: its syncd metadata are not those of syncd sample \({field}: "):
+        trace(store, str(tmp_path / "odd.png"))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '"checkpoint_sha256"', "[]", "{", "5"])
+def test_a_picture_whose_text_is_no_record_is_an_error(store: Store, tmp_path: Path, text: str) -> None:
+    info = PngInfo()
+    info.add_text(METADATA_KEY, text)
+    Image.new("RGB", (8, 8)).save(tmp_path / "odd.png", pnginfo=info)
+    with pytest.raises(AuditError, match=r"odd\.png: its syncd metadata "):
+        trace(store, str(tmp_path / "odd.png"))
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("F", "TIFF"), ("CMYK", "JPEG"), ("P", "PNG"), ("LA", "PNG"), ("1", "PNG")])
+def test_a_picture_of_another_kind_is_an_error(store: Store, tmp_path: Path, mode: str, kind: str) -> None:
+    Image.new(mode, (4, 4)).save(tmp_path / "odd.png", format=kind)
+    with pytest.raises(AuditError, match=r"odd\.png: "):
+        trace(store, str(tmp_path / "odd.png"))
+
+
+def test_a_store_with_a_statement_that_is_none_is_an_error(workspace: Path, checkpoint: str) -> None:
+    (part,) = parts_of(store_folder(workspace), "checkpoints")
+    for body in ("{}", "[" * 100_000):
+        change_table(part, "training_statements", "body", lambda values, body=body: [body, *values[1:]])
+        with pytest.raises(ChainError, match="the statement of assets is none"):
+            trace(open_store(workspace), checkpoint)
 
 
 def test_a_set_and_a_sample_are_traced_also_if_they_were_dropped(finished: Path, store: Store) -> None:
