@@ -117,41 +117,29 @@ def refresh_inputs(workspace: Path) -> None:
 
 @contextmanager
 def planned_in(folder: Path, recipe: Recipe) -> Iterator[Path]:
-    """A workspace in which `recipe` is active: `folder`, as it was afterwards, or one made for the moment."""
-    if (folder / "dvc.yaml").exists():
-        with activated(folder, recipe):
-            yield folder
+    """A workspace in which `recipe` is active: `folder` if it is so there, else one made for the moment.
+
+    With a history of its own, `folder` lends that: what is there is linked, and nothing of it changes, so that batch
+    tasks in it see no other recipe than theirs.
+    """
+    if not (folder / "dvc.yaml").exists():
+        with tempfile.TemporaryDirectory(prefix="syncd-plan-") as temporary:
+            yield prepare_workspace(Path(temporary), recipe)
+        return
+    workspace = find_workspace(folder)
+    if dump_recipe(load_resolved(workspace / RECIPE_FILE)) == dump_recipe(recipe):
+        yield workspace
         return
     with tempfile.TemporaryDirectory(prefix="syncd-plan-") as temporary:
-        yield prepare_workspace(Path(temporary), recipe)
-
-
-@contextmanager
-def activated(workspace: Path, recipe: Recipe) -> Iterator[None]:
-    """Have `recipe` active for a moment, to see what it would do; what was active comes back.
-
-    ConfigError while another process runs in the workspace: it would see the other recipe.
-    """
-    find_workspace(workspace)
-    if dump_recipe(load_resolved(workspace / RECIPE_FILE)) == dump_recipe(recipe):
-        yield
-        return
-    with locked(workspace), _swapped(workspace, recipe):
-        yield
-
-
-@contextmanager
-def _swapped(workspace: Path, recipe: Recipe) -> Iterator[None]:
-    paths = (workspace / RECIPE_FILE, workspace / INPUTS_FILE)
-    before = [path.read_bytes() for path in paths]
-    try:
-        _write_if_changed(paths[0], RECIPE_HEADER + dump_recipe(recipe))
-        write_inputs(recipe, workspace)
-        yield
-    finally:
-        for path, data in zip(paths, before, strict=True):
-            if path.read_bytes() != data:
-                write_atomic(path, data)
+        place = Path(temporary).resolve()
+        (place / "configs").mkdir()
+        for name in ("", "configs"):
+            for path in (workspace / name).iterdir():
+                if path.name != "configs" and path not in (workspace / RECIPE_FILE, workspace / INPUTS_FILE):
+                    (place / name / path.name).symlink_to(path)
+        write_atomic(place / RECIPE_FILE, (RECIPE_HEADER + dump_recipe(recipe)).encode())
+        write_inputs(recipe, place)
+        yield place
 
 
 def _copy_project_files(workspace: Path) -> None:

@@ -9,13 +9,13 @@ import pytest
 from fake_tasks import attempts
 from fake_workspace import RUNTIME, SMALL, digests, dvc_workspace, make_trouble, no_trouble, subprocess_environment
 
-from configs.load import RUNTIME_VARIABLE, load_recipe
+from configs.load import RUNTIME_VARIABLE, load_recipe, load_resolved
 from data.chain import verify_chain
 from flows.plan import make_plan, plan_table
 from flows.requeue import requeue_failed
 from flows.status import status, status_table
 from flows.worker import StageError
-from flows.workspace import activated, choose_recipe, prepare_workspace
+from flows.workspace import choose_recipe, planned_in, prepare_workspace
 
 STAGES = ("assets", "prompts")
 
@@ -129,12 +129,21 @@ def test_dvc_repro_by_hand_does_the_same_and_nothing_the_second_time(tmp_path: P
     assert json.loads((folder / "artifacts/assets/index.json").read_text())["stage"] == "assets"
 
 
-def test_a_recipe_can_be_looked_at_without_becoming_the_active_one(tmp_path: Path) -> None:
+def test_a_recipe_can_be_looked_at_without_becoming_the_active_one(tmp_path: Path, prefect_server: str) -> None:
     folder = dvc_workspace(tmp_path / "new")
-    before = (folder / "configs/recipe.yaml").read_bytes()
-    with activated(folder, choose_recipe(folder, None, ("seed=5",))):
-        assert choose_recipe(folder, None).seed == 5
-    assert (folder / "configs/recipe.yaml").read_bytes() == before
+    regenerate(folder)
+    before = {path: path.read_bytes() for path in (folder / "configs").iterdir()}
+    with planned_in(folder, choose_recipe(folder, None, ("prompts.min_words=3",))) as place:
+        assert load_resolved(place / "configs/recipe.yaml").prompts.min_words == 3
+        planned = make_plan(place, RUNTIME, package="fake_tasks")
+        assert [(item.would_run, item.causes) for item in planned] == [
+            (False, []),
+            (True, ["prompts.min_words 4 -> 3"]),
+        ]
+        assert {path: path.read_bytes() for path in (folder / "configs").iterdir()} == before
+    assert not place.exists() and verify_chain(folder, STAGES) == []
+    with planned_in(folder, choose_recipe(folder, None)) as place:
+        assert place == folder
 
 
 def test_a_stage_is_tried_again_if_its_error_may_pass_and_only_then(
