@@ -64,6 +64,7 @@ def retrain(
     workspace: str = ".",
     runtime: str | None = None,
     retries: int = 0,
+    wait_minutes: float = 0,
 ) -> RetrainOutcome:
     """Train and evaluate if the dataset or the recipe of training has changed, and promote what does not regress.
 
@@ -71,7 +72,7 @@ def retrain(
     or NothingToDo.
     """
     folder = Path(workspace).resolve()
-    with locked(folder):
+    with locked(folder, wait_minutes):
         activate(folder, recipe, overrides)
         outcome = _retrain(folder, runtime, retries)
     text = f"{outcome.ended}: {outcome.reason}"
