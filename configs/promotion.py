@@ -16,3 +16,6 @@ class Promotion(Section):
     min_objects: Annotated[int, Field(ge=2)] = Field(
         5, description="objects that both models were evaluated on; intervals over fewer are too narrow"
     )
+    min_common: Share = Field(
+        0.9, description="of the objects that the other model was evaluated on, the share that the candidate was too"
+    )

@@ -105,14 +105,15 @@ def regenerate(
     until: str | None = None,
     runtime: str | None = None,
     retries: int = 0,
+    wait_minutes: float = 0,
 ) -> list[StageOutcome]:
     """Activate `recipe` (None: keep the active one) and bring the stages up to `until` up to date, in order.
 
     `runtime` is a name or path; None takes SYNCD_RUNTIME or the local runtime. `retries` of a stage that ends for a
-    transient reason, beside those of its shards.
+    transient reason, beside those of its shards; `wait_minutes` at most for another run to leave the workspace.
     """
     folder = Path(workspace).resolve()
-    with locked(folder):
+    with locked(folder, wait_minutes):
         activate(folder, recipe, overrides)
         outcomes = walk(folder, load_graph(folder).until(until), runtime, retries)
     if any(outcome.ran for outcome in outcomes):

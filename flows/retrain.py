@@ -5,6 +5,7 @@ started if the checkpoint that would come out has been judged before. Import aft
 flows/regenerate.py.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,10 +20,10 @@ from flows.engine import warn
 from flows.graph import RECIPE_FILE, index_path, load_graph, stage_signature
 from flows.plan import dvc_status
 from flows.promotion.measure import measure_by_flow, yardstick
-from flows.promotion.store import EVALUATE, Model, Store
+from flows.promotion.store import EVALUATE, Decision, Model, Store
 from flows.regenerate import NOTHING, activate, walk
 from flows.workspace import locked
-from models.evaluation.promotion import Comparison, Verdict, compare, judge
+from models.evaluation.promotion import CURRENT, Comparison, Verdict, compare, judge
 
 TRAIN, DATASET = "train", "shard"
 STATES = {"promoted": "Promoted", "refused": "Refused", "nothing to do": NOTHING}
@@ -36,6 +37,26 @@ class RetrainOutcome:
     reason: str
 
 
+@dataclass(frozen=True)
+class Examination:
+    """What the rule said about a candidate."""
+
+    verdict: Verdict
+    comparison: Comparison | None = None
+    """With the current model."""
+    anchor: str | None = None
+    """Digest of the anchor that stays if the candidate is promoted; None if the candidate takes its place."""
+
+    @property
+    def event(self) -> Literal["promoted", "refused"]:
+        return "promoted" if self.verdict.promoted else "refused"
+
+    def decide(self, store: Store, candidate: Model) -> Decision:
+        """Do what the rule said."""
+        comparison = self.comparison.as_json() if self.comparison else None
+        return store.decide(self.event, candidate, self.verdict.reason, comparison, self.anchor)
+
+
 @flow(name="retrain", persist_result=False)
 def retrain(
     recipe: str | None = None,
@@ -43,6 +64,7 @@ def retrain(
     workspace: str = ".",
     runtime: str | None = None,
     retries: int = 0,
+    wait_minutes: float = 0,
 ) -> RetrainOutcome:
     """Train and evaluate if the dataset or the recipe of training has changed, and promote what does not regress.
 
@@ -50,7 +72,7 @@ def retrain(
     or NothingToDo.
     """
     folder = Path(workspace).resolve()
-    with locked(folder):
+    with locked(folder, wait_minutes):
         activate(folder, recipe, overrides)
         outcome = _retrain(folder, runtime, retries)
     text = f"{outcome.ended}: {outcome.reason}"
@@ -68,10 +90,14 @@ def _retrain(folder: Path, runtime: str | None, retries: int) -> RetrainOutcome:
     _warn_of_old_inputs(folder)
     walk(folder, (TRAIN, EVALUATE), runtime, retries)
     candidate = store.register(yardstick(folder))
-    comparison, verdict = examine(store, candidate, runtime)
-    event: Literal["promoted", "refused"] = "promoted" if verdict.promoted else "refused"
-    store.decide(event, candidate, verdict.reason, comparison.as_json() if comparison else None)
-    return RetrainOutcome(event, candidate.digest, f"{candidate.short}: {verdict.reason}")
+
+    def measure(model: Model) -> None:
+        say(f"retrain: measuring model {model.short} as the candidate was")
+        measure_by_flow(store, model, load_runtime(runtime))
+
+    found = examine(store, candidate, measure)
+    decision = found.decide(store, candidate)
+    return RetrainOutcome(found.event, candidate.digest, f"{candidate.short}: {decision.reason}")
 
 
 def judged_before(store: Store) -> RetrainOutcome | None:
@@ -105,29 +131,41 @@ def _warn_of_old_inputs(folder: Path) -> None:
         warn(f"retrain: {', '.join(old)}: out of date, taken as it is; syncd run --until {DATASET} makes it again")
 
 
-def examine(store: Store, candidate: Model, runtime: str | None) -> tuple[Comparison | None, Verdict]:
-    """The rule (models/evaluation/promotion.py) on the candidate and the current model, measured alike."""
-    current, measured = store.current(), yardstick(store.workspace)
-    if current is None:
-        return None, Verdict(True, "no model was current")
+def examine(store: Store, candidate: Model, measure: Callable[[Model], None] | None = None) -> Examination:
+    """The rule (models/evaluation/promotion.py) on the candidate, against the current model and the anchor.
+
+    `measure` makes the scores of either that are not there under the present recipe; without it, and without them, the
+    candidate is refused.
+    """
+    current, anchor = store.current(), store.anchor()
+    if current is None or anchor is None:
+        return Examination(Verdict(True, "no model was current"))
     if current.record.base_model != candidate.record.base_model:
         names = (model.record.base_model for model in (candidate, current))
         of = ", the current one of ".join(f"{name.name}@{name.revision[:12]}" for name in names)
-        return None, Verdict(False, f"cannot be compared: it is of {of}; syncd models promote --reason decides")
-    if store.scores(current, measured) is None:
-        say(f"retrain: measuring the current model {current.short} as the candidate was")
-        measure_by_flow(store, current, load_runtime(runtime))
-    return comparison_of(store, candidate, current, measured)
+        return Examination(Verdict(False, f"cannot be compared: it is of {of}; syncd models promote --reason decides"))
+    comparison, verdict = _against(store, candidate, current, CURRENT, measure)
+    with_anchor = comparison
+    if verdict.promoted and anchor.digest != current.digest:
+        with_anchor, second = _against(store, candidate, anchor, f"anchor {anchor.short}", measure)
+        verdict = Verdict(True, f"{verdict.reason}; {second.reason}") if second.promoted else second
+    better = with_anchor is not None and with_anchor.better
+    return Examination(verdict, comparison, None if better else anchor.digest)
 
 
-def comparison_of(store: Store, candidate: Model, current: Model, measured: str) -> tuple[Comparison | None, Verdict]:
-    """By the scores that are kept under one yardstick; refused if either has none."""
-    own, other = store.scores(candidate, measured), store.scores(current, measured)
-    if own is None or other is None:
-        missing = candidate if own is None else current
+def _against(
+    store: Store, candidate: Model, other: Model, name: str, measure: Callable[[Model], None] | None
+) -> tuple[Comparison | None, Verdict]:
+    """By scores under one yardstick."""
+    measured = yardstick(store.workspace)
+    if measure is not None and store.scores(other, measured) is None:
+        measure(other)
+    both = [store.scores(model, measured) for model in (candidate, other)]
+    if both[0] is None or both[1] is None:
+        missing = candidate if both[0] is None else other
         return None, Verdict(False, f"cannot be compared: {missing.short} has no evaluation under the present recipe")
     try:
-        found = compare(own, other)
+        found = compare(both[0], both[1])
     except ValueError as error:
         return None, Verdict(False, f"cannot be compared: {error}")
-    return found, judge(found, load_resolved(store.workspace / RECIPE_FILE).promotion)
+    return found, judge(found, load_resolved(store.workspace / RECIPE_FILE).promotion, name)

@@ -1,8 +1,10 @@
 """`python -m flows.stage NAME`: one stage as a Prefect flow. This is the command of every stage in dvc.yaml."""
 
 import argparse
+import functools
 import os
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,11 +72,20 @@ def _run_watched(
         try:
             result = run_stage(stage, workspace, runtime, runner, on_progress=tell)
         except BaseException as error:
-            for watcher in watchers:
-                watcher.fail(error)
+            _tell_end(stage, [functools.partial(watcher.fail, error) for watcher in watchers])
             raise
-        for watcher in (show, *watchers):
-            watcher.finish(result)
+        _tell_end(stage, [functools.partial(watcher.finish, result) for watcher in (show, *watchers)])
+
+
+def _tell_end(stage: str, words: Iterable[Callable[[], None]]) -> None:
+    """Have every watcher told. One that cannot be changes neither how the stage ended nor what its error was."""
+    from flows.engine import warn
+
+    for word in words:
+        try:
+            word()
+        except Exception as error:
+            warn(f"{stage}: its end was not told everywhere: {type(error).__name__}: {error}")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,14 +7,16 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from configs.load import RUNTIME_VARIABLE, ConfigError, dump_recipe, load_recipe, load_resolved
 from configs.schema import Recipe, Runtime
 from data.ids import canonical_json
+from data.outside_text import on_terminal
 from data.revocation import REVOKED_FILE, Revocations, write_revocations
 from data.shards import write_atomic
 from data.store import is_url
@@ -26,7 +28,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 SIGNING_KEY_VARIABLE = "SYNCD_SIGNING_KEY"
 """Environment variable: the private key that signs statements, instead of the runtime's `signing_key`."""
 RECIPE_HEADER = "# The active recipe, complete; written by syncd run, tracked by dvc.yaml.\n"
-
+SECONDS_BETWEEN_LOOKS = 5.0
+"""At a workspace that another run holds."""
 
 _held: set[Path] = set()
 """Workspaces that this process has locked."""
@@ -79,8 +82,9 @@ def prepare_workspace(folder: Path, recipe: Recipe) -> Path:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other runs out of a workspace; ConfigError if one is in it. May be nested within a process.
+def locked(folder: Path, wait_minutes: float = 0) -> Iterator[None]:
+    """Keep other runs out of a workspace; ConfigError if one is still in it after `wait_minutes`. May be nested within
+    a process.
 
     The lock ends with the process that holds it, killed or not. On NFS it holds between hosts too, if the server keeps
     locks (no `nolock` or `local_lock` among the mount's options); most object stores behind FUSE keep none.
@@ -92,14 +96,7 @@ def locked(folder: Path) -> Iterator[None]:
     path = workspace / "artifacts" / ".lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            stream.seek(0)
-            raise ConfigError(
-                f"{workspace} is in use by process {stream.read().strip() or 'unknown'}; wait for it, or take another "
-                "--workspace"
-            ) from error
+        _take_lock(stream, workspace, wait_minutes)
         stream.truncate(0)
         stream.write(f"{os.getpid()} on {socket.gethostname()}")
         stream.flush()
@@ -108,6 +105,27 @@ def locked(folder: Path) -> Iterator[None]:
             yield
         finally:
             _held.discard(workspace)
+
+
+def _take_lock(stream: IO[str], workspace: Path, wait_minutes: float) -> None:
+    """Say once who holds it."""
+    deadline = time.monotonic() + 60 * wait_minutes
+    told = False
+    while True:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            stream.seek(0)
+            holder = f"{workspace} is in use by process {stream.read().strip() or 'unknown'}"
+            left = deadline - time.monotonic()
+            if left <= 0:
+                waited = f" after {wait_minutes:g} minutes of waiting" if wait_minutes > 0 else ""
+                raise ConfigError(f"{holder}{waited}; wait for it, or take another --workspace") from error
+        if not told:
+            print(on_terminal(f"{holder}; waiting for it, {wait_minutes:g} minutes at most"), flush=True)
+            told = True
+        time.sleep(min(SECONDS_BETWEEN_LOOKS, left))
 
 
 def refresh_inputs(workspace: Path) -> None:

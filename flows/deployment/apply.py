@@ -59,6 +59,7 @@ def _apply(client: SyncPrefectClient, entry: dict[str, Any], pull: list[dict[str
         concurrency_limit=limit["limit"],
         concurrency_options=ConcurrencyOptions(collision_strategy=limit["collision_strategy"]),
         work_pool_name=entry["work_pool"]["name"],
+        job_variables=entry["work_pool"]["job_variables"],
         pull_steps=pull,
     )
     return f"{flow.name}/{entry['name']}"

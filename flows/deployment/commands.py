@@ -10,11 +10,11 @@ from flows.options import RuntimeOption, runtime_of
 
 def deploy(
     webhook: Annotated[
-        str | None, typer.Option(help="Address that every failed, crashed, late or refused run is posted to.")
+        str | None, typer.Option(help="Address that every run that ends badly, or is late, is posted to.")
     ] = None,
     runtime: RuntimeOption = None,
 ) -> None:
-    """Put the deployments of prefect.yaml, their work pools and the notification on a Prefect server."""
+    """Put the deployments of prefect.yaml, their work pools and the automations on a Prefect server."""
     from configs.load import ConfigError
     from flows.workspace import PROJECT
 
@@ -26,10 +26,12 @@ def deploy(
         )
     os.environ["PREFECT_API_URL"] = address
     from flows.deployment.apply import deploy as apply
-    from flows.deployment.automation import NAME, notify
+    from flows.deployment.automation import LOST_NAME, NAME, mark_lost, notify
 
     for name in apply(PROJECT / "prefect.yaml"):
         typer.echo(f"deployment {name}")
+    mark_lost()
+    typer.echo(f"automation {LOST_NAME} ends runs whose machine died")
     if webhook:
         notify(webhook)
         typer.echo(f"automation {NAME} posts to {webhook}")

@@ -62,11 +62,11 @@ def promote(
     ] = None,
     workspace: WorkspaceOption = HERE,
 ) -> None:
-    """Make a model current: if it does not regress against the current one, or for a reason that you give."""
+    """Make a model current: if it does not regress against the current one and the best before it, or for a
+    reason that you give."""
     from configs.load import ConfigError
-    from flows.promotion.measure import yardstick
     from flows.promotion.store import Store
-    from flows.retrain import comparison_of
+    from flows.retrain import Examination, examine
     from flows.workspace import locked
     from models.evaluation.promotion import Verdict
 
@@ -75,14 +75,10 @@ def promote(
         model, current = store.find(digest), store.current()
         if current is not None and current.digest == model.digest:
             raise ConfigError(f"model {model.short} is current")
-        if reason is None and current is not None:
-            comparison, verdict = comparison_of(store, model, current, yardstick(store.workspace))
-        else:
-            comparison, verdict = None, Verdict(True, f"by hand: {reason}" if reason else "no model was current")
-        event = "promoted" if verdict.promoted else "refused"
-        store.decide(event, model, verdict.reason, comparison.as_json() if comparison else None)
-    typer.echo(f"{model.short}: {event}: {verdict.reason}")
-    if not verdict.promoted:
+        found = Examination(Verdict(True, f"by hand: {reason}")) if reason else examine(store, model)
+        found.decide(store, model)
+    typer.echo(f"{model.short}: {found.event}: {found.verdict.reason}")
+    if not found.verdict.promoted:
         raise typer.Exit(1)
 
 

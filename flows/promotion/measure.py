@@ -1,4 +1,4 @@
-"""Evaluations that can be compared: with one yardstick, by which the current model is measured again if need be."""
+"""Evaluations that can be compared: with one yardstick, by which earlier models are measured again if need be."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -50,7 +50,7 @@ def measure_by_flow(store: Store, model: Model, runtime: Runtime) -> None:
         with workers_end_on_sigterm(), stage_progress(EVALUATE, runtime.log_level) as show:
             measure(store, model, runtime, RUNNERS[runtime.runner], show.update)
 
-    flow(body, name="evaluate the current model", flow_run_name=model.short, persist_result=False)()
+    flow(body, name="evaluate an earlier model", flow_run_name=model.short, persist_result=False)()
 
 
 def measure(

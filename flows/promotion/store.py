@@ -55,6 +55,8 @@ class Decision(BaseModel):
     """sha256 of the weights file."""
     before: str | None
     """The model that was current when this was decided."""
+    anchor: str | None = None
+    """Of a promotion: the anchor from here on (models/evaluation/promotion.py), if not this model."""
     reason: str
     by: str
     run_id: str
@@ -96,21 +98,29 @@ class Store:
         raise ConfigError(f"model {digest!r} is {'ambiguous' if found else 'not known'}; known: {known}")
 
     def current(self) -> Model | None:
-        stack = self._line()
-        return self.find(stack[-1]) if stack else None
+        line = self._line()
+        return self.find(line[-1].digest) if line else None
+
+    def anchor(self) -> Model | None:
+        """What a candidate must not fall behind, beside the current model; often that one."""
+        line = self._line()
+        return self.find(line[-1].anchor or line[-1].digest) if line else None
 
     def earlier(self) -> str | None:
         """Digest of the model that was current before the current one was promoted."""
-        return self._line()[-2] if len(self._line()) > 1 else None
+        line = self._line()
+        return line[-2].digest if len(line) > 1 else None
 
-    def _line(self) -> list[str]:
-        """The promotions that led to the current model; a roll-back takes back those after its target."""
-        line: list[str] = []
+    def _line(self) -> list[Decision]:
+        """The decisions that led to the current model, no model twice in a row; a roll-back takes back those after
+        the last time that its target was made current."""
+        line: list[Decision] = []
         for decision in self.history():
-            if decision.event == "rolled_back" and decision.digest in line:
-                del line[line.index(decision.digest) + 1 :]
-            elif decision.event != "refused":
-                line.append(decision.digest)
+            places = [place for place, made in enumerate(line) if made.digest == decision.digest]
+            if decision.event == "rolled_back" and places:
+                del line[places[-1] + 1 :]
+            elif decision.event != "refused" and (not line or line[-1].digest != decision.digest):
+                line.append(decision)
         return line
 
     def history(self) -> list[Decision]:
@@ -167,9 +177,19 @@ class Store:
         path = self.evaluation(model, yardstick) / SCORES
         return pq.read_table(path).to_pylist() if path.exists() else None
 
-    def decide(self, event: Event, model: Model, reason: str, comparison: Mapping[str, Any] | None = None) -> Decision:
-        """Write a decision down and act on it. ShardError if the weights to be made current are not the registered
-        ones, ConfigError if they were trained on an object that has been revoked since."""
+    def decide(
+        self,
+        event: Event,
+        model: Model,
+        reason: str,
+        comparison: Mapping[str, Any] | None = None,
+        anchor: str | None = None,
+    ) -> Decision:
+        """Write a decision down and act on it; a promoted model leaves the `anchor` in place, or is it.
+
+        ShardError if the weights to be made current are not the registered ones, ConfigError if they were trained on
+        an object that has been revoked since.
+        """
         if event != "refused":
             self._check_usable(model)
         now = self.current()
@@ -178,6 +198,7 @@ class Store:
             event=event,
             digest=model.digest,
             before=now.digest if now else None,
+            anchor=anchor if event == "promoted" else None,
             reason=reason,
             by=f"{getpass.getuser()}@{socket.gethostname()}",
             run_id=os.environ.get(RUN_ID_VARIABLE, ""),

@@ -1,4 +1,5 @@
-"""Following a stage from outside: Prometheus, Prefect's artifacts, OpenLineage. Nothing here changes a byte."""
+"""Following a stage from outside: Prometheus, Prefect's artifacts, OpenLineage. Nothing here changes a byte or ends a
+stage."""
 
 from typing import Protocol
 

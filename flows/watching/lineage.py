@@ -1,5 +1,6 @@
 """OpenLineage events of a stage: START, COMPLETE and FAIL, its inputs and output by the digest of their index.
 
+An input that is not there has no digest: the stage itself says that it is missing.
 Sent where OpenLineage's own configuration says, and only if there is one: OPENLINEAGE_URL, OPENLINEAGE_CONFIG (a file)
 or OPENLINEAGE__TRANSPORT__* (see its documentation); OPENLINEAGE_NAMESPACE is the namespace of the jobs. A backend that
 does not answer ends no stage. The statements are the record; these are for whoever draws the graph.
@@ -86,5 +87,7 @@ class Lineage:
         from openlineage.client.facet_v2 import dataset_version_dataset
 
         path = index_path(self.workspace, stage)
-        version = dataset_version_dataset.DatasetVersionDatasetFacet(datasetVersion=sha256_file(path))
-        return Dataset(namespace=DATASETS, name=str(path.parent), facets={"version": version})
+        facets = {}
+        if path.exists():
+            facets["version"] = dataset_version_dataset.DatasetVersionDatasetFacet(datasetVersion=sha256_file(path))
+        return Dataset(namespace=DATASETS, name=str(path.parent), facets=facets)

@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx
 import prefect_machines
 import pytest
 from fake_tasks import attempts
 from fake_workspace import RETRAINING, RUNTIME, dvc_workspace, make_trouble
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
-from prefect.states import Cancelling, Scheduled
+from prefect.events import Event
+from prefect.states import Cancelling, Completed, Pending, Running, Scheduled
 from prefect_machines import PREFECT, eventually, processes_of, running
 
 from configs.load import RUNTIME_VARIABLE
+from flows.deployment.automation import TAG
 from flows.engine import run_stage
 from flows.runners import serial
 from flows.workspace import PROJECT
@@ -53,8 +56,9 @@ def test_the_deployments_of_the_project(environment: dict[str, str], tmp_path: P
         words = ["deploy", "--webhook", address]
         twice = f"from flows.cli import app\nfor _ in range(2): app({words}, standalone_mode=False)"
         call([sys.executable, "-c", twice], environment)
-        (automation,) = client.read_automations_by_name("syncd-failures")
-        assert automation.enabled
+        for name in ("syncd-failures", "syncd-lost"):
+            (automation,) = client.read_automations_by_name(name)
+            assert automation.enabled
         weekly, nightly = (client.read_deployment_by_name(name) for name in ("regenerate/weekly", "retrain/nightly"))
         assert [deployment.work_pool_name for deployment in (weekly, nightly)] == ["cpu-pool", "gpu-pool"]
         assert client.read_work_pool("gpu-pool").concurrency_limit == 1
@@ -108,7 +112,33 @@ def test_the_deployments_of_the_project(environment: dict[str, str], tmp_path: P
             client.set_flow_run_state(run, Cancelling())
             assert eventually(lambda: ended(run)).state.name == "Cancelled", log(tmp_path)
             eventually(lambda: not processes_of(slow))
+            (told,) = eventually(lambda: [item for item in posted if item["state"] == "Cancelled"])
+            assert told["workspace"] == str(slow)
+
+        soon_lost = "from flows.deployment import automation as own; own.LOST_AFTER /= 60; own.mark_lost()"
+        call([sys.executable, "-c", soon_lost], environment)
+        lost, good = (begun(client, deployment.id) for deployment in (nightly, weekly))
+        client.set_flow_run_state(good, Completed(name="Promoted"))
+        late = client.create_flow_run_from_deployment(nightly.id, name="late").id
+        client.set_flow_run_state(late, Pending())
+        assert "concurrency limit" in eventually(lambda: [own for own in posted if own["run"] == "late"])[0]["error"]
+        (told,) = eventually(lambda: [item for item in posted if item["state"] == "Crashed"])
+        assert "no heartbeat for 0:00:10" in told["error"] and ended(lost).state.name == "Crashed"
+        assert ended(good).state.name == "Promoted"
     assert processes_of(folder) == processes_of(empty) == []
+
+
+def begun(client: SyncPrefectClient, deployment: UUID) -> UUID:
+    """A run that gave one sign of life."""
+    run = client.create_flow_run_from_deployment(deployment)
+    for state in (Pending(), Running()):
+        client.set_flow_run_state(run.id, state)
+    of = {"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "tag"}
+    beat = Event(
+        event="prefect.flow-run.heartbeat", resource={"prefect.resource.id": f"prefect.flow-run.{run.id}"}, related=[of]
+    )
+    httpx.post(f"{client.api_url}events", json=[beat.model_dump(mode="json")]).raise_for_status()
+    return run.id
 
 
 def log(folder: Path) -> Any:

@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from fake_workspace import bare_workspace, subprocess_environment
 
 from configs.load import ConfigError, load_recipe, load_resolved
 from configs.schema import Recipe
+from flows import workspace as workspaces
 from flows.graph import load_graph, stage_signature, tracked_values
 from flows.inputs import check_inputs, input_values, resolve_paths, write_inputs
 from flows.workspace import PROJECT, choose_recipe, find_workspace, locked, quiet_environment, run_environment
@@ -184,3 +186,25 @@ def test_one_run_at_a_time_in_a_workspace(tmp_path: Path) -> None:
         refused = subprocess.run(other, env=subprocess_environment(), capture_output=True, text=True)
         assert f"in use by process {os.getpid()} on {socket.gethostname()}; wait for it" in refused.stderr
     assert subprocess.run(other, env=subprocess_environment()).returncode == 0
+
+
+def test_a_run_waits_for_the_one_that_holds_the_workspace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(workspaces, "SECONDS_BETWEEN_LOOKS", 0.05)
+    code = (
+        "import sys; from pathlib import Path; from flows.workspace import locked\n"
+        "with locked(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read(1)"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": subprocess_environment()}
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], **pipes) as other:
+        assert other.stdout.readline() == b"in\n"
+        refused = f"in use by process {other.pid} on .* after 0.01 minutes of waiting"
+        with pytest.raises(ConfigError, match=refused), locked(tmp_path, wait_minutes=0.01):
+            pass
+        assert capsys.readouterr().out.count(f"in use by process {other.pid}") == 1
+        timer = threading.Timer(0.5, other.stdin.close)
+        timer.start()
+        with locked(tmp_path, wait_minutes=1):
+            assert not timer.is_alive()
+            assert (tmp_path / "artifacts/.lock").read_text().startswith(f"{os.getpid()} on ")

@@ -138,6 +138,66 @@ def test_the_way_back_leads_through_the_models_before_and_is_not_undone_by_the_n
     assert listed.index(digests[2][:16]) < listed.index(digests[0][:16])
 
 
+def rates(folder: Path, *rates: float) -> list[str]:
+    """What became of one retraining after the other; ten times the rate is how good its model is."""
+    ended = []
+    for rate in rates:
+        activate(folder, f"train.learning_rate={rate}")
+        ended.append(run(folder)[0])
+    return ended
+
+
+def test_small_losses_do_not_add_up(tmp_path: Path) -> None:
+    """Each of them within the margin of the model before."""
+    folder = workspace(tmp_path, "train.learning_rate=0.05")
+    assert rates(folder, 0.05, 0.049) == ["promoted"] * 2
+    first, second = Store(folder).history()
+    assert second.anchor == first.digest and Store(folder).anchor().digest == first.digest
+    activate(folder, "train.learning_rate=0.0475")
+    ended, reason = run(folder)
+    assert ended == "refused" and f"candidate - anchor {first.digest[:16]}: geometric -0.0" in reason
+    refused = Store(folder).history()[-1]
+    assert Store(folder).current().digest == second.digest
+    done = syncd(folder, "promote", refused.digest)
+    assert done[0] == 1 and "candidate - anchor" in done[1]
+
+    assert syncd(folder, "promote", refused.digest, "--reason", "good enough")[0] == 0
+    assert Store(folder).anchor().digest == refused.digest
+    assert rates(folder, 0.0465) == ["promoted"]
+    assert syncd(folder, "rollback", "--to", second.digest)[0] == 0
+    assert Store(folder).anchor().digest == first.digest
+
+
+def test_a_better_model_raises_the_anchor_and_one_between_does_not_lower_it(tmp_path: Path) -> None:
+    folder = workspace(tmp_path, "train.learning_rate=0.05")
+    assert rates(folder, 0.05, 0.06, 0.059, 0.0595, 0.0582) == ["promoted"] * 4 + ["refused"]
+    history = Store(folder).history()
+    best = history[1].digest
+    assert [decision.anchor for decision in history] == [None, None, best, best, None]
+    assert "does not regress; candidate - anchor" in history[3].reason
+
+
+def test_the_anchor_is_measured_as_the_candidate_was(tmp_path: Path) -> None:
+    folder = workspace(tmp_path, "train.learning_rate=0.05")
+    assert rates(folder, 0.05, 0.049) == ["promoted"] * 2
+    with_dataset(activate(folder, "train.learning_rate=0.0495", "seed=1"))
+    assert run(folder)[0] == "promoted"
+    anchor = Store(folder).anchor()
+    assert anchor.digest == Store(folder).history()[0].digest
+    assert len(list(anchor.folder.glob("evaluations/*/images.parquet"))) == 2
+
+
+def test_a_roll_back_keeps_the_line_before_its_target_was_last_current(tmp_path: Path) -> None:
+    folder = workspace(tmp_path, "train.learning_rate=0.05")
+    assert rates(folder, 0.05, 0.06) == ["promoted"] * 2
+    first, second = (decision.digest for decision in Store(folder).history())
+    assert syncd(folder, "promote", first, "--reason", "complaints")[0] == 0
+    assert rates(folder, 0.07) == ["promoted"]
+    for wanted in (first, second, first):
+        assert syncd(folder, "rollback")[0] == 0
+        assert current(folder)["sha256"] == wanted
+
+
 def test_a_run_killed_between_history_and_pointer_is_made_good(tmp_path: Path) -> None:
     folder = workspace(tmp_path, *GOOD)
     run(folder)

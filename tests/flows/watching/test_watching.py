@@ -16,7 +16,7 @@ from prefect_machines import free_port, webhook
 from prometheus_client.parser import text_string_to_metric_families
 
 from configs.load import ConfigError
-from data.shards import sha256_file
+from data.shards import ShardError, sha256_file
 from flows import engine
 from flows.stage import run_stage_flow, run_stage_serially
 from flows.watching import lineage, prometheus
@@ -75,6 +75,35 @@ def test_the_metrics_file_counts_shards_keys_failures_and_crashes_by_reason(
     assert (found["syncd_shards_done"], found["syncd_succeeded"], found["syncd_run_info"]) == (4, 1, 1)
 
 
+def test_metrics_that_cannot_be_written_end_no_stage_and_are_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(prometheus, "SECONDS_BETWEEN_FILES", 0.0)
+    folder, out = bare_workspace(tmp_path / "new"), tmp_path / "metrics"
+    out.write_text("a file where the folder should be")
+    run_stage_serially("assets", folder, RUNTIME.model_copy(update={"metrics_folder": str(out)}))
+    assert (folder / "artifacts/assets/index.json").exists()
+    assert capsys.readouterr().err.count(f"WARNING: assets: no metrics in {out}/") == 1
+
+
+def test_a_watcher_that_fails_at_the_end_hides_no_error_and_ends_no_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(self: prometheus.MetricsFile, running: bool, succeeded: bool) -> None:
+        if not running:
+            raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(prometheus.MetricsFile, "_write", fails)
+    runtime = RUNTIME.model_copy(update={"metrics_folder": str(tmp_path / "metrics")})
+    folder = bare_workspace(tmp_path / "new")
+    make_trouble(folder, crash={"index": 2, "error": "bug"})
+    with pytest.raises(StageError, match="a bug"):
+        run_stage_serially("assets", folder, runtime)
+    no_trouble(folder)
+    run_stage_serially("assets", folder, runtime)
+    assert capsys.readouterr().err.count("its end was not told everywhere: OSError") == 2
+
+
 def lineage_file(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     monkeypatch.setenv("OPENLINEAGE__TRANSPORT__TYPE", "file")
     monkeypatch.setenv("OPENLINEAGE__TRANSPORT__LOG_FILE_PATH", str(path))
@@ -123,6 +152,18 @@ def test_a_failure_is_an_event_and_a_backend_that_is_away_ends_no_stage(
     run_stage_serially("assets", folder, RUNTIME)
     logging.disable(logging.NOTSET)
     assert "WARNING: assets: the START event of OpenLineage was not taken" in capsys.readouterr().err
+
+
+def test_an_input_that_is_missing_is_the_error_and_has_no_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lineage_file(monkeypatch, tmp_path / "events.jsonl")
+    with pytest.raises(ShardError, match="run the stage first: syncd run --until assets"):
+        run_stage_serially("prompts", bare_workspace(tmp_path / "new"), RUNTIME)
+    (failed,) = (json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines())
+    assert failed["eventType"] == "FAIL" and "run the stage first" in failed["run"]["facets"]["errorMessage"]["message"]
+    (read,) = failed["inputs"]
+    assert read["name"].endswith("artifacts/assets") and "version" not in read.get("facets", {})
 
 
 def test_events_are_sent_only_where_openlineage_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,22 @@ def test_too_few_objects_are_refused_whatever_they_say() -> None:
     assert verdict.reason == "4 objects in common, fewer than promotion.min_objects 5"
 
 
+def test_objects_that_the_candidate_failed_on_count() -> None:
+    few = judge(compare(scores(objects=8), scores()), RULE)
+    assert not few.promoted and few.reason.startswith(
+        "images of 8 of the 12 objects of current, less than the share promotion.min_common 0.9; "
+    )
+    assert judge(compare(scores(objects=18), scores(objects=20)), RULE).promoted
+    assert not judge(compare(scores(objects=17), scores(objects=20)), RULE).promoted
+    assert judge(compare(scores(objects=20), scores(objects=6)), RULE).promoted
+
+
+def test_better_is_what_lies_above_with_its_whole_interval() -> None:
+    assert compare(scores(0.1, noise=0.02), scores(noise=0.02)).better
+    assert not compare(scores(), scores()).better
+    assert not compare(scores(0.01, noise=0.1, objects=6), scores(noise=0.1, objects=6)).better
+
+
 def test_only_images_of_both_count_and_only_those_of_our_rows() -> None:
     extra = [{**score, "object": "new"} for score in scores(0.5, objects=1)]
     base = scores(-0.2, row="base")
