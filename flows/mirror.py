@@ -23,10 +23,11 @@ from data.provenance import statement_path
 from data.shards import (
     Receipt,
     ShardError,
-    ShardIndex,
     load_index,
+    parse_index,
     receipt_path,
     sha256_file,
+    shard_name,
     write_atomic,
 )
 from data.signing import drop_signature_of_another
@@ -169,7 +170,7 @@ def bring_inputs(graph: Graph, stage: str, workspace: Path, url: str | None) -> 
 def _bring(store: Store, workspace: Path, stage: str, signature: str) -> None:
     """A published stage without its shards; its index last."""
     data, statement = store.read(INDEX), store.read(STATEMENT)
-    index = ShardIndex.model_validate_json(data)
+    index = parse_index(data, store.url_of(INDEX))
     if (index.stage, index.signature) != (stage, signature):
         raise ShardError(f"{store.url_of(INDEX)}: not the index of {stage} under signature {signature}; delete it")
     folder, target = workspace / "artifacts" / stage, statement_path(workspace, stage)
@@ -183,9 +184,9 @@ def _bring(store: Store, workspace: Path, stage: str, signature: str) -> None:
 
 
 def receipts_there(store: Store) -> list[Receipt]:
-    """All receipts of a stage's folder in the store."""
-    names = [name for name in store.list() if _is_of_shard(name) and name.endswith(".json")]
-    return _at_once(lambda name: Receipt.model_validate_json(store.read(name)), names)
+    """All receipts of a stage's folder in the store; ShardError for a file that is none."""
+    numbers = [int(name[:6]) for name in store.list() if _is_of_shard(name) and name.endswith(".json")]
+    return _at_once(lambda number: _read_receipt(store, number), numbers)
 
 
 def withdraw(store: Store, receipts: Sequence[Receipt]) -> None:
@@ -223,9 +224,12 @@ def _check_agreement(ctx: StageContext, mine: Receipt, theirs: Receipt, store: S
 def _read_receipt(store: Store, index: int) -> Receipt:
     name = _name(index)
     try:
-        return Receipt.model_validate_json(store.read(name))
+        receipt = Receipt.model_validate_json(store.read(name))
     except ValueError as error:
         raise ShardError(f"{store.url_of(name)}: not a receipt; delete it to make the shard again") from error
+    if (receipt.index, receipt.name) != (index, shard_name(index)):
+        raise ShardError(f"{store.url_of(name)}: not the receipt of shard {index}; delete it to make the shard again")
+    return receipt
 
 
 def _receipt(store: Store, ctx: StageContext, spec: ShardSpec) -> Receipt:

@@ -228,6 +228,21 @@ def test_a_receipt_that_is_none_is_refused(tmp_path: Path, url: str, content: by
         run(second, url)
 
 
+def test_a_damaged_receipt_or_index_in_the_store_is_told_in_a_line(tmp_path: Path, url: str) -> None:
+    first, second = bare_workspace(tmp_path / "first"), bare_workspace(tmp_path / "second")
+    make_trouble(first, fail=["object-004"])
+    run(first, url)
+    store = folder_of(url, first)
+    for name in ("000002.json", "index.json"):
+        data = store.read(name)
+        store.delete(name)
+        store.create(name, data[:100])
+    with pytest.raises(ShardError, match=r"000002\.json: not a receipt; delete it to make the shard again"):
+        requeue_failed(second, "assets", store=url)
+    with pytest.raises(ShardError, match=rf"{store.url}/index\.json: not the index of a stage"):
+        one(second, url, "prompts", 0)
+
+
 def test_machines_that_make_other_bytes_under_one_signature_are_told_so(tmp_path: Path, url: str) -> None:
     """Here one of them fails a key: the tars and the receipts differ."""
     first, second = bare_workspace(tmp_path / "first"), bare_workspace(tmp_path / "second")
