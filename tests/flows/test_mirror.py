@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,42 @@ def test_a_machine_with_nothing_makes_a_shard_of_a_later_stage_and_fetches_what_
     assert origin_of(assets) is None
     assert digests(second, "assets") == lone["assets"]
     assert attempts(second) == ["prompts-2"]
+
+
+def test_tasks_of_one_machine_bring_an_input_once_and_together(
+    tmp_path: Path, url: str, server: S3Server, lone: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = bare_workspace(tmp_path / "first"), bare_workspace(tmp_path / "second")
+    run(first, url)
+    monkeypatch.setattr(server, "latency", 0.02)
+    before = len(server.requests)
+    with ThreadPoolExecutor(4) as tasks:
+        receipts = list(tasks.map(lambda index: one(second, url, "prompts", index), range(4)))
+    assert [receipt.sha256 for receipt in receipts] == [lone["prompts"][receipt.name] for receipt in receipts]
+    fetched = [path for method, path in server.requests[before:] if method == "GET" and path.endswith("/notes.txt")]
+    assert len(fetched) == 1
+    assert not list((second / "artifacts").glob(".assets.*"))
+
+
+def test_an_input_is_brought_again_when_its_failed_keys_were_tried_again(tmp_path: Path, url: str, lone: dict) -> None:
+    first, second = bare_workspace(tmp_path / "first"), bare_workspace(tmp_path / "second")
+    make_trouble(first, fail=["object-004"])
+    run(first, url)
+    no_trouble(first)
+    one(second, url, "prompts", 0)
+    kept = (second / "artifacts" / "assets" / "000000.tar").stat().st_ino
+    requeue_failed(first, "assets", store=url)
+    with pytest.raises(
+        ShardError, match=r"prompts needs assets, which was brought to .* and left the store: .*--until"
+    ):
+        one(second, url, "prompts", 1)
+    run(first, url)
+    assert one(second, url, "prompts", 1).sha256 == lone["prompts"]["000001.tar"]
+    assert (second / "artifacts" / "assets" / "index.json").read_bytes() == (
+        first / "artifacts" / "assets" / "index.json"
+    ).read_bytes()
+    assert (second / "artifacts" / "assets" / "000000.tar").stat().st_ino == kept, "the same shard is not fetched again"
+    assert run(first, url, "prompts").reused == 1
 
 
 def test_signatures_are_in_the_store_and_come_with_what_they_sign(tmp_path: Path, url: str) -> None:
