@@ -184,6 +184,7 @@ def _run_stage(
     if earlier is not None:
         leave_link(module, ctx, earlier)
     state(graph, ctx, index, work.receipts)
+    mirror.settle(ctx)
     sign_published(workspace, stage, signer)
     mirror.publish(ctx)
     return result_of(ctx, work, index, time.monotonic() - clock)

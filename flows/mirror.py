@@ -14,14 +14,15 @@ nothing here does anything.
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from data.origin import clear_origin, origin_of, set_origin
-from data.provenance import statement_path
+from data.provenance import claims_of, parse_statement, statement_path
 from data.shards import (
     Receipt,
     ShardError,
@@ -119,25 +120,72 @@ def fetch(ctx: StageContext, receipts: Sequence[Receipt]) -> None:
             return
 
 
-def publish(ctx: StageContext) -> None:
-    """Store the published stage: its files beside the shards, its statement, and its index last.
+def settle(ctx: StageContext) -> None:
+    """Store the files of the published stage and its statement, or take over the statement that the store has.
 
-    ShardError if the store has other bytes under this signature.
+    So machines that publish one stage end with one statement, which later stages quote: sign it after this, and call
+    `publish` then. ShardError if the store has other bytes under this signature.
     """
-    clear_origin(ctx.output_dir(ctx.stage))
+    folder = ctx.output_dir(ctx.stage)
+    clear_origin(folder)
     store = _store_of(ctx)
     if store is None:
         return
-    folder, statement = ctx.output_dir(ctx.stage), statement_path(ctx.workspace, ctx.stage)
-    try:
-        if INDEX not in store.list():
+    with _told_conflicts(ctx, store):
+        if INDEX in store.list():
+            _add_index(store, folder)
+        else:
             _at_once(lambda file: store.add(file.name, folder / file.name, file.sha256), load_index(folder).files)
-            if statement.exists():
-                store.create(STATEMENT, statement.read_bytes())
-        store.add(INDEX, folder / INDEX, sha256_file(folder / INDEX))
-        _at_once(store.delete, [name for name in store.list() if name.startswith(f"{WORK}/")])
-        send_signatures(ctx.workspace, [ctx.stage], ctx.options["store"])
-        bring_signatures(ctx.workspace, [ctx.stage], ctx.options["store"])
+    path = statement_path(ctx.workspace, ctx.stage)
+    if path.exists() and not store.create(STATEMENT, path.read_bytes()):
+        _agree(ctx, store, path)
+
+
+def publish(ctx: StageContext) -> None:
+    """Store the index of the stage, last of its files, and exchange the signatures of its statement.
+
+    ShardError if the store has other bytes under this signature.
+    """
+    store = _store_of(ctx)
+    if store is None:
+        return
+    with _told_conflicts(ctx, store):
+        _add_index(store, ctx.output_dir(ctx.stage))
+    _at_once(store.delete, [name for name in store.list() if name.startswith(f"{WORK}/")])
+    send_signatures(ctx.workspace, [ctx.stage], ctx.options["store"])
+    bring_signatures(ctx.workspace, [ctx.stage], ctx.options["store"])
+
+
+def _add_index(store: Store, folder: Path) -> None:
+    store.add(INDEX, folder / INDEX, sha256_file(folder / INDEX))
+
+
+def _agree(ctx: StageContext, store: Store, path: Path) -> None:
+    """Take over the store's statement if it claims the same as the one at `path`; else put this one in its place.
+
+    The latter happens where a value changed that is no part of the signature, such as max_failed_fraction.
+    """
+    mine, theirs = path.read_bytes(), store.read(STATEMENT)
+    if mine == theirs:
+        return
+    where = store.url_of(STATEMENT)
+    if claims_of(parse_statement(theirs, where)) == claims_of(parse_statement(mine, str(path))):
+        write_atomic(ctx.work_dir / KEPT_STATEMENT, theirs)
+        write_atomic(path, theirs)
+        return
+    store.delete(STATEMENT)
+    store.create(STATEMENT, mine)
+    print(
+        f"WARNING: {ctx.stage}: {where} named other parameters, inputs or files than {path}, which has replaced it",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+@contextmanager
+def _told_conflicts(ctx: StageContext, store: Store) -> Iterator[None]:
+    try:
+        yield
     except ConflictError as error:
         raise ShardError(
             f"{ctx.stage}: {error}; two machines have made different files under one signature (another kind of "

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_tasks import attempts
@@ -27,15 +28,16 @@ from data.origin import origin_of
 from data.provenance import statement_path
 from data.shards import Receipt, ShardError, load_index
 from data.signing import make_keys, signature_state
-from data.stage import WORK
+from data.stage import WORK, StageContext
 from data.store import Store
 from flows import engine
 from flows.batch import run_share
 from flows.engine import StageResult, run_stage
+from flows.graph import Graph
 from flows.requeue import requeue_failed
 from flows.runners import serial
 from flows.signing import pinned_keys
-from flows.worker import StageError
+from flows.worker import RUN_ID_VARIABLE, StageError
 
 STAGES = ("assets", "prompts")
 
@@ -181,6 +183,45 @@ def test_signatures_are_in_the_store_and_come_with_what_they_sign(tmp_path: Path
     run_stage("prompts", first, signing, serial, package="fake_tasks")
     run(second, url, "prompts")
     assert "signed by pinned key" in signature_state(second, "prompts", pinned_keys([public])).text
+
+
+def test_machines_that_publish_a_stage_at_once_end_with_one_statement(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = (bare_workspace(tmp_path / name) for name in ("first", "second", "third"))
+    private, public = make_keys(tmp_path / "keys", None)
+    signing = runtime(url).model_copy(update={"signing_key": str(private)})
+    state = engine.state
+
+    def overtaken(graph: Graph, ctx: StageContext, *others: Any) -> dict[str, Any]:
+        monkeypatch.setattr(engine, "state", state)
+        run(first, url)
+        monkeypatch.setenv(RUN_ID_VARIABLE, "another")
+        return state(graph, ctx, *others)
+
+    monkeypatch.setattr(engine, "state", overtaken)
+    run_stage("assets", second, signing, serial, package="fake_tasks")
+    stored = folder_of(url, first).read("statement.intoto.json")
+    for folder in (first, second):
+        assert statement_path(folder, "assets").read_bytes() == stored
+    assert "signed by pinned key" in signature_state(second, "assets", pinned_keys([public])).text
+    run(second, url, "prompts")
+    run(first, url, "prompts")
+    run(third, url)
+    run(third, url, "prompts")
+    for folder in (first, second, third):
+        assert verify_chain(folder, STAGES) == []
+    assert "signed by pinned key" in signature_state(third, "assets", pinned_keys([public])).text
+
+
+def test_a_statement_that_names_other_parameters_replaces_the_one_before(
+    tmp_path: Path, url: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = bare_workspace(tmp_path)
+    run(folder, url)
+    run(activate(folder, "assets.max_failed_fraction=0.5"), url)
+    assert folder_of(url, folder).read("statement.intoto.json") == statement_path(folder, "assets").read_bytes()
+    assert "WARNING: assets: " in capfd.readouterr().err
 
 
 def test_inputs_that_were_brought_follow_the_recipe_and_own_ones_are_left_alone(tmp_path: Path, url: str) -> None:
