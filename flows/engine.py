@@ -207,9 +207,9 @@ def make_shards(
     specs = plan_shards(module, ctx)
     if earlier is not None:
         carry_over(module, ctx, specs, earlier)
-    receipts = finished_shards(ctx, specs)
+    receipts, theirs = mirror.join(ctx, specs, finished_shards(ctx, specs))
     found = list(receipts.values())
-    receipts |= mirror.join(ctx, specs, receipts)
+    receipts |= theirs
     write_plan(ctx, specs)
     tell = on_progress or (lambda progress: None)
     runtime = runtime.model_copy(update={"threads_per_worker": threads_per_worker(runtime, len(specs))})

@@ -1,6 +1,7 @@
 """A stage's shards in a store too (runtime `store`), for machines that share no disk.
 
     STORE/STAGE/SIGNATURE/000000.tar, 000000.json    a shard, then the receipt that vouches for it
+    STORE/STAGE/SIGNATURE/000000.DIGEST.retried      a receipt that was withdrawn: its shard is made again
     STORE/STAGE/SIGNATURE/work/...                   checkpoints of a training until the stage is published
     STORE/STAGE/SIGNATURE/...                        the other files of the finished stage, its statement
     STORE/STAGE/SIGNATURE/index.json                 last: the folder is then the published stage
@@ -21,6 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+from data.ids import digest_of
 from data.origin import clear_origin, origin_of, set_origin
 from data.provenance import claims_of, parse_statement, statement_path
 from data.shards import (
@@ -56,21 +58,51 @@ def stage_store(url: str | None, stage: str, signature: str) -> Store | None:
     return None if url is None else Store(stage_url(url, stage, signature))
 
 
-def join(ctx: StageContext, specs: Sequence[ShardSpec], mine: dict[int, Receipt]) -> dict[int, Receipt]:
-    """Store the finished shards that the store lacks; returns the receipts that only the store has.
+def join(
+    ctx: StageContext, specs: Sequence[ShardSpec], mine: dict[int, Receipt]
+) -> tuple[dict[int, Receipt], dict[int, Receipt]]:
+    """Store the finished shards that the store lacks; returns those of `mine` that still hold, and the receipts that
+    only the store has.
 
-    ShardError if a receipt there is none of this plan, or if one name would have two contents.
+    A receipt of a shard that was withdrawn is deleted here too. ShardError if a receipt in the store is none of this
+    plan, or if one name would have two contents.
     """
     store = _store_of(ctx)
     if store is None:
-        return {}
+        return mine, {}
     there = store.list()
-    _at_once(lambda receipt: share(ctx, receipt), [own for own in mine.values() if _name(own.index) not in there])
     stored = [spec for spec in specs if _name(spec.index) in there]
     theirs = {receipt.index: receipt for receipt in _at_once(lambda spec: _receipt(store, ctx, spec), stored)}
+    marks = {name for name in there if _is_mark(name)}
+    old = [own for own in mine.values() if marks and _mark(own) in marks and not _agree_on(own, theirs.get(own.index))]
+    for own in old:
+        _drop(ctx, own)
+    mine = {receipt.index: receipt for receipt in mine.values() if receipt not in old}
+    _at_once(lambda receipt: share(ctx, receipt), [own for own in mine.values() if own.index not in theirs])
     for index in theirs.keys() & mine.keys():
         _check_agreement(ctx, mine[index], theirs[index], store)
-    return {index: receipt for index, receipt in theirs.items() if index not in mine}
+    return mine, {index: receipt for index, receipt in theirs.items() if index not in mine}
+
+
+def still_holds(ctx: StageContext, receipt: Receipt) -> bool:
+    """False, and the receipt here is deleted, if its shard was withdrawn from the store to be made again."""
+    store = _store_of(ctx)
+    if store is None or not _is_there(store, _mark(receipt)):
+        return True
+    if _is_there(store, _name(receipt.index)) and _agree_on(receipt, _read_receipt(store, receipt.index)):
+        return True
+    _drop(ctx, receipt)
+    return False
+
+
+def _drop(ctx: StageContext, receipt: Receipt) -> None:
+    path = receipt_path(ctx.work_dir, receipt.index)
+    print(
+        f"{ctx.stage}: shard {receipt.index} was queued again on another machine (retry-failed); {path} is deleted",
+        file=sys.stderr,
+        flush=True,
+    )
+    path.unlink(missing_ok=True)
 
 
 def shared(ctx: StageContext, spec: ShardSpec) -> Receipt | None:
@@ -281,15 +313,39 @@ def receipts_there(store: Store) -> list[Receipt]:
 
 
 def withdraw(store: Store, receipts: Sequence[Receipt]) -> None:
-    """Take shards out of the store, so that they are made again, and with them what is published of the stage."""
+    """Take shards out of the store, so that they are made again, and with them what is published of the stage.
+
+    A mark of each receipt stays, for the machines that hold it too. Receipts go after their tars, so that the same call
+    after one that was killed finds what is left.
+    """
+    _at_once(lambda receipt: store.create(_mark(receipt), receipt.model_dump_json(indent=1).encode()), receipts)
     store.delete(INDEX)
-    shards = {name for receipt in receipts for name in (_name(receipt.index), receipt.name)}
-    _at_once(store.delete, sorted(shards))
-    _at_once(store.delete, [name for name in store.list() if not _is_of_shard(name)])
+    there = store.list()
+    shards = sorted({receipt.index for receipt in receipts if _name(receipt.index) in there})
+    for name_of in (shard_name, _name):
+        _at_once(store.delete, [name_of(index) for index in shards])
+    _at_once(store.delete, [name for name in there if not _is_of_shard(name) and not _is_mark(name)])
 
 
 def _is_of_shard(name: str) -> bool:
     return re.fullmatch(r"\d{6}\.(tar|json)", name) is not None
+
+
+def _mark(receipt: Receipt) -> str:
+    """Named after what the receipt vouches for, so that those of other machines that made the same bear it too."""
+    return f"{receipt.index:06d}.{digest_of(receipt.model_dump(mode='json', exclude=OF_A_RUN))[:16]}.retried"
+
+
+def _is_mark(name: str) -> bool:
+    return re.fullmatch(r"\d{6}\.[0-9a-f]{16}\.retried", name) is not None
+
+
+def _is_there(store: Store, name: str) -> bool:
+    try:
+        store.read(name)
+    except MissingError:
+        return False
+    return True
 
 
 def _store_of(ctx: StageContext) -> Store | None:
@@ -300,9 +356,14 @@ def _name(index: int) -> str:
     return receipt_path(Path(), index).name
 
 
+def _agree_on(mine: Receipt, theirs: Receipt | None) -> bool:
+    """Whether both vouch for the same, whatever their runs."""
+    return theirs is not None and mine.model_dump(exclude=OF_A_RUN) == theirs.model_dump(exclude=OF_A_RUN)
+
+
 def _check_agreement(ctx: StageContext, mine: Receipt, theirs: Receipt, store: Store) -> None:
-    """ShardError unless both vouch for the same, whatever their runs."""
-    if mine.model_dump(exclude=OF_A_RUN) != theirs.model_dump(exclude=OF_A_RUN):
+    """ShardError unless both vouch for the same."""
+    if not _agree_on(mine, theirs):
         name, here = _name(mine.index), receipt_path(ctx.work_dir, mine.index)
         raise ShardError(
             f"{ctx.stage}: shard {mine.index}: {here} vouches for sha256 {mine.sha256}, failed {len(mine.failed)}, but "

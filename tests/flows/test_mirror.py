@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from flows.requeue import requeue_failed
 from flows.runners import serial
 from flows.signing import pinned_keys
 from flows.worker import RUN_ID_VARIABLE, StageError
+from flows.workspace import queued_mark
 
 STAGES = ("assets", "prompts")
 
@@ -157,7 +159,7 @@ def test_an_input_is_brought_again_when_its_failed_keys_were_tried_again(tmp_pat
     no_trouble(first)
     one(second, url, "prompts", 0)
     kept = (second / "artifacts" / "assets" / "000000.tar").stat().st_ino
-    requeue_failed(first, "assets", store=url)
+    requeue_failed(first, "assets", runtime=runtime(url))
     with pytest.raises(
         ShardError, match=r"prompts needs assets, which was brought to .* and left the store: .*--until"
     ):
@@ -316,7 +318,7 @@ def test_a_damaged_receipt_or_index_in_the_store_is_told_in_a_line(tmp_path: Pat
         store.delete(name)
         store.create(name, data[:100])
     with pytest.raises(ShardError, match=r"000002\.json: not a receipt; delete it to make the shard again"):
-        requeue_failed(second, "assets", store=url)
+        requeue_failed(second, "assets", runtime=runtime(url))
     with pytest.raises(ShardError, match=rf"{store.url}/index\.json: not the index of a stage"):
         one(second, url, "prompts", 0)
 
@@ -351,15 +353,73 @@ def test_failed_keys_are_tried_again_on_every_machine(tmp_path: Path, url: str, 
     run(first, url)
     no_trouble(first)
     assert run(second, url).failed == {"corrupt": 1}
-    (queued,) = requeue_failed(second, "assets", store=url)
+    (queued,) = requeue_failed(second, "assets", runtime=runtime(url))
     assert (queued.keys, queued.shards) == (["object-001"], [0])
     assert run(second, url).reused == 3
     assert digests(second, "assets") == lone["assets"]
     third = bare_workspace(tmp_path / "third")
     assert run(third, url).reused == 4
     assert digests(third, "assets") == lone["assets"]
-    with pytest.raises(ShardError, match=r"shard 0: .*, failed 1, but .*, failed 0, .* tried again"):
-        run(first, url)
+    assert run(first, url).reused == 4, "it takes what came of the retry, in place of what it had made"
+    assert digests(first, "assets") == lone["assets"]
+
+
+def test_a_machine_does_not_bring_back_a_shard_that_was_queued_again(tmp_path: Path, url: str, lone: dict) -> None:
+    """It holds the receipt, and the retry was asked for on another machine."""
+    driver, maker, other = (bare_workspace(tmp_path / name) for name in ("driver", "maker", "other"))
+    for folder in (maker, other):
+        make_trouble(folder, fail=["object-004", "object-009"])
+    for index in range(4):
+        one(maker, url, "assets", index)
+    one(other, None, "assets", 1)
+    for folder in (maker, other):
+        no_trouble(folder)
+    make_trouble(other, fail=["object-009"])
+    run(driver, url)
+    requeue_failed(driver, "assets", runtime=runtime(url))
+    assert run(other, url).failed == {"corrupt": 1}
+    assert attempts(other) == ["assets-1", "assets-3"], "object-009 fails again, as before"
+    one(maker, url, "assets", 1)
+    one(maker, url, "assets", 3)
+    assert attempts(maker) == [], "what the other one made"
+    requeue_failed(driver, "assets", runtime=runtime(url))
+    assert one(maker, url, "assets", 3).failed == []
+    assert run(driver, url).reused == 4
+    assert digests(driver, "assets") == lone["assets"]
+    fresh = bare_workspace(tmp_path / "fresh")
+    assert run(fresh, url).reused == 4
+    assert verify_chain(fresh, ["assets"]) == []
+
+
+@pytest.mark.parametrize("calls", range(12))
+def test_a_retry_that_was_killed_can_be_repeated(
+    tmp_path: Path, lone: dict, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    """Killed at each change that it makes to the store and to the receipts here."""
+    url, folder, left = f"file://{tmp_path}/store", bare_workspace(tmp_path / "folder"), [calls]
+    make_trouble(folder, fail=["object-004"])
+    run(folder, url)
+    no_trouble(folder)
+
+    def counted(function: Any) -> Any:
+        def step(*arguments: Any, **options: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                raise SystemExit(143)
+            return function(*arguments, **options)
+
+        return step
+
+    with monkeypatch.context() as patch:
+        for kind, name in ((Store, "create"), (Store, "delete"), (Path, "unlink"), (Path, "touch")):
+            patch.setattr(kind, name, counted(getattr(kind, name)))
+        with suppress(SystemExit):
+            requeue_failed(folder, "assets", runtime=runtime(url))
+    requeue_failed(folder, "assets", runtime=runtime(url))
+    assert queued_mark(folder, "assets").exists()
+    assert run(folder, url).reused == 3
+    assert digests(folder, "assets") == lone["assets"]
+    assert run(bare_workspace(tmp_path / "fresh"), url).reused == 4
 
 
 def test_stages_that_come_out_differently_are_not_published_over_each_other(
@@ -385,7 +445,7 @@ def test_receipts_of_others_alone_can_be_queued_again(tmp_path: Path, url: str, 
         with pytest.raises(StageError, match="3 of 10 keys failed"):
             run(folder, url)
     assert attempts(second) == []
-    (queued,) = requeue_failed(second, "assets", store=url)
+    (queued,) = requeue_failed(second, "assets", runtime=runtime(url))
     assert (queued.keys, queued.shards) == (["object-001", "object-002", "object-004"], [0, 1])
     assert run(second, url).reused == 2
     assert digests(second, "assets") == lone["assets"]
