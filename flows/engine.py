@@ -217,7 +217,7 @@ def make_shards(
     while True:
         progress = _progress(ctx, specs, receipts)
         tell(progress)
-        pending = [spec for spec in specs if spec.index not in receipts]
+        pending = mirror.in_own_order(ctx, [spec for spec in specs if spec.index not in receipts])
         for receipt in _make(ctx, pending, receipts, runtime, runner, package):
             receipts[receipt.index] = receipt
             progress = _advanced(progress, receipt)
