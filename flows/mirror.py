@@ -14,36 +14,30 @@ nothing here does anything.
 
 import os
 import re
-import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import TypeVar
 
 from data.ids import digest_of
-from data.origin import clear_origin, origin_of, set_origin
+from data.origin import clear_origin
 from data.provenance import claims_of, parse_statement, statement_path
 from data.shards import (
     Receipt,
     ShardError,
-    ShardIndex,
     load_index,
-    parse_index,
     receipt_path,
     sha256_file,
     shard_name,
     write_atomic,
 )
-from data.signing import drop_signature_of_another
 from data.stage import WORK, ShardSpec, StageContext
 from data.store import ConflictError, MissingError, Store, stage_url
 from flows.envelopes import bring_signatures, send_signatures
-from flows.exclusive import sole_bringer
-from flows.graph import Graph, index_path, stage_signature
 
 INDEX, STATEMENT = "index.json", "statement.intoto.json"
 KEPT_STATEMENT = "statement.json"
@@ -74,13 +68,13 @@ def join(
         return mine, {}
     there = store.list()
     stored = [spec for spec in specs if _name(spec.index) in there]
-    theirs = {receipt.index: receipt for receipt in _at_once(lambda spec: _receipt(store, ctx, spec), stored)}
+    theirs = {receipt.index: receipt for receipt in at_once(lambda spec: _receipt(store, ctx, spec), stored)}
     marks = {name for name in there if _is_mark(name)}
     old = [own for own in mine.values() if marks and _mark(own) in marks and not _agree_on(own, theirs.get(own.index))]
     for own in old:
         _drop(ctx, own)
     mine = {receipt.index: receipt for receipt in mine.values() if receipt not in old}
-    _at_once(lambda receipt: share(ctx, receipt), [own for own in mine.values() if own.index not in theirs])
+    at_once(lambda receipt: share(ctx, receipt), [own for own in mine.values() if own.index not in theirs])
     for index in theirs.keys() & mine.keys():
         _check_agreement(ctx, mine[index], theirs[index], store)
     return mine, {index: receipt for index, receipt in theirs.items() if index not in mine}
@@ -158,7 +152,7 @@ def fetch(ctx: StageContext, receipts: Sequence[Receipt]) -> None:
     store = _store_of(ctx)
     if store is None:
         return
-    _at_once(
+    at_once(
         lambda receipt: _fetch_shard(store, ctx, receipt),
         [receipt for receipt in receipts if not receipt_path(ctx.work_dir, receipt.index).exists()],
     )
@@ -185,7 +179,7 @@ def settle(ctx: StageContext) -> None:
         if INDEX in store.list():
             _add_index(store, folder)
         else:
-            _at_once(lambda file: store.add(file.name, folder / file.name, file.sha256), load_index(folder).files)
+            at_once(lambda file: store.add(file.name, folder / file.name, file.sha256), load_index(folder).files)
     path = statement_path(ctx.workspace, ctx.stage)
     if path.exists() and not store.create(STATEMENT, path.read_bytes()):
         _agree(ctx, store, path)
@@ -201,7 +195,7 @@ def publish(ctx: StageContext) -> None:
         return
     with _told_conflicts(ctx, store):
         _add_index(store, ctx.output_dir(ctx.stage))
-    _at_once(store.delete, [name for name in store.list() if name.startswith(f"{WORK}/")])
+    at_once(store.delete, [name for name in store.list() if name.startswith(f"{WORK}/")])
     send_signatures(ctx.workspace, [ctx.stage], ctx.options["store"])
     bring_signatures(ctx.workspace, [ctx.stage], ctx.options["store"])
 
@@ -244,90 +238,10 @@ def _told_conflicts(ctx: StageContext, store: Store) -> Iterator[None]:
         ) from error
 
 
-def bring_inputs(graph: Graph, stage: str, workspace: Path, url: str | None) -> None:
-    """Bring the inputs of `stage`, and theirs, that are not here as the store has them; their shards follow when they
-    are read. What was published here is left alone.
-
-    ShardError if the store has not got one either, or no longer.
-    """
-    if url is None:
-        return
-    for name in graph.ancestors(stage):
-        if _is_own(workspace, name):
-            continue
-        signature = stage_signature(graph, name, workspace)
-        store = stage_store(url, name, signature)
-        try:
-            if _is_brought(store, workspace, name, signature):
-                continue
-            with sole_bringer(workspace / "artifacts", name):
-                if not _is_own(workspace, name) and not _is_brought(store, workspace, name, signature):
-                    _bring(store, workspace, name, signature)
-                    drop_signature_of_another(workspace, name)
-                    bring_signatures(workspace, [name], url)
-        except MissingError as error:
-            folder = workspace / "artifacts"
-            here = index_path(workspace, name).exists()
-            what = f"was brought to {folder} and left the store" if here else f"is neither in {folder} nor in the store"
-            raise ShardError(
-                f"{stage} needs {name}, which {what}: {error}; run it first, on any machine with this store: "
-                f"syncd run --until {name}"
-            ) from error
-
-
-def _is_own(workspace: Path, stage: str) -> bool:
-    return index_path(workspace, stage).exists() and origin_of(workspace / "artifacts" / stage) is None
-
-
-def _is_brought(store: Store, workspace: Path, stage: str, signature: str) -> bool:
-    """Whether the index here is the store's. A retry of failed keys gives another one under the same signature."""
-    path = index_path(workspace, stage)
-    if not path.exists() or load_index(path.parent).signature != signature:
-        return False
-    return store.read(INDEX) == path.read_bytes()
-
-
-def _bring(store: Store, workspace: Path, stage: str, signature: str) -> None:
-    """A published stage without its shards, built beside its place: another process may be reading what is there.
-
-    Shards that were fetched before and are the same stay.
-    """
-    data, statement = store.read(INDEX), store.read(STATEMENT)
-    index = parse_index(data, store.url_of(INDEX))
-    if (index.stage, index.signature) != (stage, signature):
-        raise ShardError(f"{store.url_of(INDEX)}: not the index of {stage} under signature {signature}; delete it")
-    folder, target = workspace / "artifacts" / stage, statement_path(workspace, stage)
-    building, before = (folder.with_name(f".{stage}.{suffix}") for suffix in ("bringing", "before"))
-    for path in (building, before):
-        shutil.rmtree(path, ignore_errors=True)
-    for path in (building, target.parent):
-        path.mkdir(parents=True, exist_ok=True)
-    _at_once(lambda file: store.fetch(file.name, building / file.name, file.bytes, file.sha256), index.files)
-    _keep_shards(folder, building, index)
-    write_atomic(building / INDEX, data)
-    set_origin(folder, store.url)
-    write_atomic(target, statement)
-    if folder.exists():
-        os.rename(folder, before)
-    os.rename(building, folder)
-    shutil.rmtree(before, ignore_errors=True)
-
-
-def _keep_shards(folder: Path, building: Path, index: ShardIndex) -> None:
-    """Link the shards of `folder` that the index has too; whoever reads them checks their bytes."""
-    if not (folder / INDEX).exists():
-        return
-    same = {(entry.name, entry.sha256) for entry in load_index(folder).shards}
-    for entry in index.shards:
-        if (entry.name, entry.sha256) in same and (folder / entry.name).exists():
-            with suppress(OSError):  # no hard links on this file system: it is fetched again
-                os.link(folder / entry.name, building / entry.name)
-
-
 def receipts_there(store: Store) -> list[Receipt]:
     """All receipts of a stage's folder in the store; ShardError for a file that is none."""
     numbers = [int(name[:6]) for name in store.list() if _is_of_shard(name) and name.endswith(".json")]
-    return _at_once(lambda number: _read_receipt(store, number), numbers)
+    return at_once(lambda number: _read_receipt(store, number), numbers)
 
 
 def withdraw(store: Store, receipts: Sequence[Receipt]) -> None:
@@ -336,13 +250,13 @@ def withdraw(store: Store, receipts: Sequence[Receipt]) -> None:
     A mark of each receipt stays, for the machines that hold it too. Receipts go after their tars, so that the same call
     after one that was killed finds what is left.
     """
-    _at_once(lambda receipt: store.create(_mark(receipt), receipt.model_dump_json(indent=1).encode()), receipts)
+    at_once(lambda receipt: store.create(_mark(receipt), receipt.model_dump_json(indent=1).encode()), receipts)
     store.delete(INDEX)
     there = store.list()
     shards = sorted({receipt.index for receipt in receipts if _name(receipt.index) in there})
     for name_of in (shard_name, _name):
-        _at_once(store.delete, [name_of(index) for index in shards])
-    _at_once(store.delete, [name for name in there if not _is_of_shard(name) and not _is_mark(name)])
+        at_once(store.delete, [name_of(index) for index in shards])
+    at_once(store.delete, [name for name in there if not _is_of_shard(name) and not _is_mark(name)])
 
 
 def _is_of_shard(name: str) -> bool:
@@ -425,7 +339,7 @@ def _fetch_shard(store: Store, ctx: StageContext, receipt: Receipt) -> None:
     write_atomic(receipt_path(ctx.work_dir, receipt.index), receipt.model_dump_json(indent=1).encode())
 
 
-def _at_once(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+def at_once(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """Results in order; the first error, after all have ended."""
     with ThreadPoolExecutor(TRANSFERS) as pool:
         return list(pool.map(function, items))

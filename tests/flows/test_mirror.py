@@ -416,7 +416,7 @@ def test_a_machine_does_not_bring_back_a_shard_that_was_queued_again(tmp_path: P
     run(driver, url)
     requeue_failed(driver, "assets", runtime=runtime(url))
     assert run(other, url).failed == {"corrupt": 1}
-    assert attempts(other) == ["assets-1", "assets-3"], "object-009 fails again, as before"
+    assert sorted(attempts(other)) == ["assets-1", "assets-3"], "object-009 fails again, as before"
     one(maker, url, "assets", 1)
     one(maker, url, "assets", 3)
     assert attempts(maker) == [], "what the other one made"
