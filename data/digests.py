@@ -9,11 +9,11 @@ from data.shards import sha256_file, write_atomic
 
 
 class DigestCache:
-    """sha256 by path, size and time of change, kept in the file `path`."""
+    """sha256 by path, size and time of change, kept in the file `path`. A damaged file knows nothing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.known: dict[str, str] = json.loads(path.read_bytes()) if path.exists() else {}
+        self.known = _known(path)
         self.used: dict[str, str] = {}
 
     @classmethod
@@ -34,6 +34,14 @@ class DigestCache:
         if kept != self.known:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(self.path, canonical_json(kept))
+
+
+def _known(path: Path) -> dict[str, str]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _path_of(key: str) -> str:

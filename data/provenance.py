@@ -115,7 +115,7 @@ def write_statement(path: Path, statement: dict[str, Any], kept: Path) -> dict[s
     statements of later stages quote its digest.
     """
     earlier = read_statement(kept) if kept.exists() else None
-    if earlier is not None and _claims(earlier) == _claims(statement):
+    if earlier is not None and claims_of(earlier) == claims_of(statement):
         statement = earlier
     path.parent.mkdir(parents=True, exist_ok=True)
     data = canonical_json(statement) + b"\n"
@@ -177,15 +177,26 @@ class _Statement(BaseModel):
 def read_statement(path: Path) -> dict[str, Any]:
     """The statement in a file; ShardError if it is not one."""
     try:
-        statement = parse_json(path.read_bytes())
+        data = path.read_bytes()
+    except OSError as error:
+        raise _no_statement(str(path), error) from error
+    return parse_statement(data, str(path))
+
+
+def parse_statement(data: bytes, where: str) -> dict[str, Any]:
+    """ShardError, naming `where` it is from, if `data` is no statement."""
+    try:
+        statement = parse_json(data)
         _Statement.model_validate(statement)
         canonical_json(statement)
-    except (OSError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise ShardError(
-            f"{path}: not a provenance statement ({reason[:300]}); delete it and run the stage again"
-        ) from error
+    except (ValueError, RecursionError) as error:
+        raise _no_statement(where, error) from error
     return statement
+
+
+def _no_statement(where: str, error: Exception) -> ShardError:
+    reason = " ".join(str(error).split())
+    return ShardError(f"{where}: not a provenance statement ({reason[:300]}); delete it and run the stage again")
 
 
 def dependencies_of(statement: dict[str, Any]) -> list[dict[str, Any]]:
@@ -201,7 +212,7 @@ def signature_in(statement: dict[str, Any]) -> str | None:
     return statement["predicate"]["buildDefinition"]["externalParameters"].get("signature")
 
 
-def _claims(statement: dict[str, Any]) -> Any:
+def claims_of(statement: dict[str, Any]) -> Any:
     """Subjects, parameters and inputs: all but the code, the environment and the run that made the bytes."""
     named = [item for item in dependencies_of(statement) if not item["name"].startswith(("code", "environment"))]
     return statement["subject"], statement["predicate"]["buildDefinition"]["externalParameters"], named

@@ -282,11 +282,22 @@ def _sample(key: str, members: dict[str, bytes]) -> Sample:
 
 
 def load_index(directory: Path) -> ShardIndex:
-    """`index.json` of a stage's output folder; ShardError if the stage has not finished."""
+    """`index.json` of a stage's output folder; ShardError if the stage has not finished, or the file is none."""
     path = directory / "index.json"
     if not path.exists():
         raise ShardError(f"{path}: missing; run the stage first: syncd run --until {directory.name}")
-    return ShardIndex.model_validate_json(path.read_bytes())
+    return parse_index(path.read_bytes(), str(path))
+
+
+def parse_index(data: bytes, where: str) -> ShardIndex:
+    """ShardError, naming `where` it is from, if `data` is not the index of a stage."""
+    try:
+        return ShardIndex.model_validate_json(data)
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise ShardError(
+            f"{where}: not the index of a stage ({reason[:300]}); delete it and run the stage again"
+        ) from error
 
 
 def read_shard(directory: Path, entry: ShardEntry) -> Iterator[Sample]:

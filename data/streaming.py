@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import Self
 
 from data.origin import fetch_shard, origin_of
-from data.shards import Sample, ShardEntry, ShardError, ShardIndex, load_index, read_shard, read_tar, sha256_file
+from data.shards import (
+    Sample,
+    ShardEntry,
+    ShardError,
+    ShardIndex,
+    load_index,
+    parse_index,
+    read_shard,
+    read_tar,
+    sha256_file,
+)
 from data.store import MissingError, Store, is_url
 
 AHEAD = 4
@@ -101,7 +111,4 @@ def _index_of(store: Store) -> tuple[ShardIndex, str]:
         data = store.read("index.json")
     except MissingError as error:
         raise ShardError(f"{error}; name the folder of a published stage: STORE/STAGE/SIGNATURE") from error
-    try:
-        return ShardIndex.model_validate_json(data), hashlib.sha256(data).hexdigest()
-    except ValueError as error:
-        raise ShardError(f"{store.url_of('index.json')}: not the index of a stage ({error})") from error
+    return parse_index(data, store.url_of("index.json")), hashlib.sha256(data).hexdigest()

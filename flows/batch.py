@@ -15,10 +15,10 @@ from pathlib import Path
 from configs.load import ConfigError, load_resolved
 from configs.schema import Runtime
 from data.shards import Receipt
+from flows.bringing import bring_inputs
 from flows.engine import make_job, plan_shards, stage_context, threads_per_worker, write_plan
 from flows.graph import RECIPE_FILE, load_graph
 from flows.inputs import check_inputs
-from flows.mirror import bring_inputs
 from flows.worker import limit_threads, make_shard, stage_module
 
 

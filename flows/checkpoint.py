@@ -59,6 +59,7 @@ def evaluate_checkpoint(
         if _context(file.resolve(), chosen, folder.resolve(), runtime).signature != ctx.signature:
             raise StageError(f"{file} or files of the benchmark changed while it ran; run the same command again")
         index = publish(module, ctx, work.receipts, work.failed)
+        mirror.settle(ctx)
         mirror.publish(ctx)
     return result_of(ctx, work, index, time.monotonic() - clock)
 

@@ -190,7 +190,7 @@ def retry_failed(
 
     folder, how = find_workspace(workspace), runtime_of(runtime, workers)
     with locked(folder):
-        queued = requeue_failed(folder, stage, reason, how.store)
+        queued = requeue_failed(folder, stage, reason, how)
     for item in queued:
         typer.echo(f"{item.stage}: {len(item.keys)} failed keys in {len(item.shards)} shards queued again")
     if not queued:

@@ -185,6 +185,7 @@ def _run_stage(
     if earlier is not None:
         leave_link(module, ctx, earlier)
     state(graph, ctx, index, work.receipts)
+    mirror.settle(ctx)
     sign_published(workspace, stage, signer)
     mirror.publish(ctx)
     return result_of(ctx, work, index, time.monotonic() - clock)
@@ -207,9 +208,9 @@ def make_shards(
     specs = plan_shards(module, ctx)
     if earlier is not None:
         carry_over(module, ctx, specs, earlier)
-    receipts = finished_shards(ctx, specs)
+    receipts, theirs = mirror.join(ctx, specs, finished_shards(ctx, specs))
     found = list(receipts.values())
-    receipts |= mirror.join(ctx, specs, receipts)
+    receipts |= theirs
     write_plan(ctx, specs)
     tell = on_progress or (lambda progress: None)
     runtime = runtime.model_copy(update={"threads_per_worker": threads_per_worker(runtime, len(specs))})
@@ -217,7 +218,7 @@ def make_shards(
     while True:
         progress = _progress(ctx, specs, receipts)
         tell(progress)
-        pending = [spec for spec in specs if spec.index not in receipts]
+        pending = mirror.in_own_order(ctx, [spec for spec in specs if spec.index not in receipts])
         for receipt in _make(ctx, pending, receipts, runtime, runner, package):
             receipts[receipt.index] = receipt
             progress = _advanced(progress, receipt)

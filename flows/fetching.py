@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from configs.load import ConfigError
-from data.shards import ShardIndex, write_atomic
+from data.shards import parse_index, write_atomic
 from data.store import MissingError, Store, is_url, local_path
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
@@ -16,8 +16,8 @@ WEIGHTS = "pytorch_lora_weights.safetensors"
 def checkpoint_at(given: str | None) -> Iterator[Path | None]:
     """A path as it is, or what an s3:// URL names: a LoRA file, or the folder of a published train stage.
 
-    ShardError if it is not the file that the index of its folder vouches for; a file without an index is taken as it
-    is, and its digest is recorded by whoever uses it.
+    ShardError if it is not the file that the index of its folder vouches for, or if that index is none; a file without
+    an index is taken as it is, and its digest is recorded by whoever uses it.
     """
     if given is None or not is_url(given) or given.startswith("file://"):
         yield None if given is None else local_path(given)
@@ -31,7 +31,7 @@ def _fetch(url: str, folder: Path) -> Path:
     where, _, name = url.rpartition("/") if is_file else (url, "", WEIGHTS)
     store, target = Store(where), folder / name
     try:
-        index = ShardIndex.model_validate_json(store.read("index.json"))
+        index = parse_index(store.read("index.json"), store.url_of("index.json"))
     except MissingError as error:
         if not is_file:
             raise ConfigError(f"{error}; --checkpoint names a .safetensors, or STORE/train/SIGNATURE") from error

@@ -82,10 +82,10 @@ def pace_of(workspace: Path, stage: str, signature: str | None) -> Pace | None:
     others = [folder for folder in parent.glob("*") if folder.is_dir() and folder != own] if parent.exists() else []
     ordered = sorted(others, key=lambda folder: folder.stat().st_mtime, reverse=True)
     for folder in ([own] if own and own.exists() else []) + ordered:
-        receipts = receipts_in(folder, PACE_RECEIPTS)
+        receipts = [receipt for receipt in receipts_in(folder, PACE_RECEIPTS) if "seconds" in receipt.run]
         keys = sum(len(receipt.keys) + len(receipt.failed) for receipt in receipts)
         if keys:
-            seconds = sum(float(receipt.run.get("seconds", 0.0)) for receipt in receipts)
+            seconds = sum(float(receipt.run["seconds"]) for receipt in receipts)
             size = sum(receipt.bytes for receipt in receipts)
             return Pace(seconds / keys, size / keys, keys / len(receipts), earlier=folder != own)
     return None

@@ -8,9 +8,20 @@ import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 
-from data.shards import Receipt, ShardError, read_receipt, receipt_path, verify_file
+from data.shards import (
+    Receipt,
+    ShardError,
+    ShardIndex,
+    read_receipt,
+    receipt_path,
+    shard_name,
+    verify_file,
+    write_atomic,
+)
 from data.stage import ShardSpec, StageContext
+from flows.publishing import link
 from flows.worker import StageError, check_accounted
 
 BATCH = 1024
@@ -34,6 +45,44 @@ def finished_shards(ctx: StageContext, specs: Iterable[ShardSpec]) -> dict[int, 
             continue
         receipts[spec.index] = receipt
     return receipts
+
+
+def published_receipts(specs: Iterable[ShardSpec], index: ShardIndex) -> list[Receipt]:
+    """The receipts that a published stage was made from, but for what they said of their runs.
+
+    None of a shard that is not as the plan has it.
+    """
+    entries, failures = (
+        {entry.name: entry for entry in index.shards},
+        {failure.key: failure for failure in index.failed},
+    )
+    receipts = []
+    for spec in specs:
+        entry = entries.get(shard_name(spec.index))
+        failed = [failures[key] for key in spec.keys if key in failures]
+        if entry is None or sorted([*entry.keys, *(failure.key for failure in failed)]) != list(spec.keys):
+            continue
+        named = {"stage": index.stage, "signature": index.signature, "index": spec.index, "failed": failed}
+        receipts.append(Receipt(**named, **entry.model_dump()))
+    return receipts
+
+
+def keep_published(workspace: Path, work_dir: Path, receipts: Iterable[Receipt]) -> list[int]:
+    """Put published shards back into the work folder, so that they are not made again. Returns those without a tar.
+
+    Their bytes are read before the stage is published again.
+    """
+    gone = []
+    for receipt in receipts:
+        tar, target = workspace / "artifacts" / receipt.stage / receipt.name, work_dir / receipt.name
+        if not tar.exists():
+            gone.append(receipt.index)
+            continue
+        work_dir.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        link(tar.resolve(), target)
+        write_atomic(receipt_path(work_dir, receipt.index), receipt.model_dump_json(indent=1).encode())
+    return gone
 
 
 def changed_shards(ctx: StageContext, receipts: Iterable[Receipt], threads: int) -> list[int]:

@@ -88,6 +88,8 @@ def make_shard(job: Job) -> Receipt:
             done = load_receipt(ctx.work_dir, job.spec.index, ctx.signature)
         except ShardError:
             done = None
+        if done is not None and not mirror.still_holds(ctx, done):
+            done = None
         if done is None and (elsewhere := mirror.shared(ctx, job.spec)) is not None:
             return elsewhere
         return mirror.share(ctx, done or _make_shard(job, ctx))

@@ -35,3 +35,15 @@ def test_a_file_is_read_again_only_when_it_changed(tmp_path: Path, monkeypatch: 
     assert ask(*files) == [sha256_file(path) for path in files]
     assert read == ["a", "b:1:2", "a"]
     assert len(DigestCache.of_workspace(tmp_path).known) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a', b"[]", b"\xff"])
+def test_a_damaged_file_of_digests_is_an_empty_one(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(b"first")
+    cache = DigestCache(tmp_path / "digests.json")
+    cache.path.write_bytes(content)
+    cache = DigestCache(cache.path)
+    assert cache.digest(file) == sha256_file(file)
+    cache.save()
+    assert DigestCache(cache.path).known == cache.used

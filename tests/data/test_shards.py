@@ -172,6 +172,12 @@ def test_a_receipt_of_another_signature_or_place_is_refused(tmp_path: Path) -> N
 def test_a_stage_that_has_not_finished_says_how_to_run_it(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="syncd run --until render"):
         load_index(tmp_path / "render")
+    (tmp_path / "render").mkdir(exist_ok=True)
+    (tmp_path / "render" / "index.json").write_text('{"stage": "ren')
+    with pytest.raises(
+        ShardError, match=r"index\.json: not the index of a stage \(.*; delete it and run the stage again"
+    ):
+        load_index(tmp_path / "render")
 
 
 def test_an_empty_shard_is_a_shard(tmp_path: Path) -> None:

@@ -26,13 +26,14 @@ from fake_workspace import (
 from configs.schema import Runtime
 from data.provenance import statement_path
 from data.shards import ShardError, load_index, receipt_path
-from flows import engine, worker
+from flows import engine, requeue, worker
 from flows.engine import StageResult, run_stage
 from flows.graph import UntrackedError, load_graph
 from flows.history import receipts_in
 from flows.requeue import requeue_failed
 from flows.runners import serial
 from flows.worker import DiskFullError, StageError
+from flows.workspace import queued_mark
 from models.training.settings import Settings
 
 
@@ -171,13 +172,37 @@ def test_filtered_keys_are_listed_and_spend_no_budget(tmp_path: Path, monkeypatc
     assert run(tmp_path).failed == {"corrupt": 3}
 
 
-def test_failed_keys_of_a_stage_without_receipts_can_be_queued(tmp_path: Path) -> None:
+def test_failed_keys_of_a_stage_without_receipts_can_be_queued_and_no_other_shard(tmp_path: Path) -> None:
     make_trouble(bare_workspace(tmp_path), fail=["object-004"])
     run(tmp_path)
+    no_trouble(tmp_path)
     assert requeue_failed(tmp_path, "assets", reason="other") == []
     shutil.rmtree(tmp_path / "artifacts" / ".work")
-    (queued,) = requeue_failed(tmp_path, "assets")
-    assert (queued.keys, queued.shards) == (["object-004"], [0, 1, 2, 3])
+    (tmp_path / "artifacts" / "assets" / "000003.tar").unlink()
+    (queued,) = requeue_failed(tmp_path, "assets", package="fake_tasks")
+    assert (queued.keys, queued.shards) == (["object-004"], [1, 3]), "the tar of shard 3 is gone"
+    assert run(tmp_path).reused == 2
+    assert attempts(tmp_path) == ["assets-1", "assets-3"]
+    assert load_index(tmp_path / "artifacts" / "assets").failed == []
+
+
+def test_a_retry_that_was_killed_before_the_stage_was_marked_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_trouble(bare_workspace(tmp_path), fail=["object-004"])
+    run(tmp_path)
+
+    def killed(*_: object) -> None:
+        raise SystemExit(143)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(requeue, "queued_mark", killed)
+        with pytest.raises(SystemExit):
+            requeue_failed(tmp_path, "assets")
+    for _ in range(2):
+        (queued,) = requeue_failed(tmp_path, "assets", package="fake_tasks")
+        assert (queued.keys, queued.shards) == (["object-004"], [1])
+        assert queued_mark(tmp_path, "assets").exists()
 
 
 @pytest.mark.parametrize("error", ["memory", "flaky"])

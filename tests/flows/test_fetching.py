@@ -62,6 +62,14 @@ def test_a_file_without_an_index_is_taken_as_it_is(store: Store) -> None:
         checkpoint_at(store.url_of("other.safetensors")).__enter__()
 
 
+def test_a_damaged_index_is_told(store: Store) -> None:
+    store.delete("index.json")
+    store.create("index.json", b'{"stage": "tr')
+    for url in (store.url, store.url_of(WEIGHTS)):
+        with pytest.raises(ShardError, match=rf"{store.url}/index\.json: not the index of a stage \("):
+            checkpoint_at(url).__enter__()
+
+
 def test_a_folder_of_another_stage_is_told(store: Store) -> None:
     with pytest.raises(ConfigError, match=r"index\.json lists no other\.safetensors"):
         checkpoint_at(store.url_of("other.safetensors")).__enter__()
