@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
+from configs.errors import ConfigError
 from configs.schema import Recipe, Runtime
 from configs.section import Section
 from configs.yaml_text import parse_yaml
@@ -20,10 +21,6 @@ from configs.yaml_text import parse_yaml
 CONFIGS = Path(__file__).resolve().parent
 RUNTIME_VARIABLE = "SYNCD_RUNTIME"
 Kind = TypeVar("Kind", bound=Section)
-
-
-class ConfigError(Exception):
-    """A recipe or runtime that cannot be used; the message names the file, the key and the fix."""
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

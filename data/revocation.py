@@ -1,10 +1,11 @@
-"""Take-downs: objects that may be in no stage, with a tombstone for each; kept in configs/revoked.yaml.
+"""Take-downs: objects and files that may be in no stage, with a tombstone for each; kept in configs/revoked.yaml.
 
 A revoked key stays in the plan of its shard and is recorded there as failed for REVOKED, so that the membership of all
-other shards, and with it their bytes, is what it was.
+other shards, and with it their bytes, is what it was. A file that was taken down with its object is refused under any
+other id, by its digest.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +19,8 @@ from data.shards import ShardError, write_atomic
 
 REVOKED_FILE = "configs/revoked.yaml"
 REVOKED = "revoked"
+REVOKED_AGAIN = "revoked_file"
+"""Reasons of a failed key: the object was taken down; its file was, under another id."""
 OF_OBJECTS = frozenset({"assets", "prompts", "evaluate"})
 """Stages whose keys are objects; keys of the others are sets."""
 HEADER = "# Objects taken down, with the reason; written by syncd revoke, tracked by dvc.yaml.\n"
@@ -43,6 +46,7 @@ class Tombstone(Record):
     licence: str
     sets: tuple[str, ...] = Field(description="its sets that had been published")
     checkpoints: tuple[str, ...] = Field(description="sha256 of the weights that had been trained on them")
+    files: tuple[str, ...] = Field(default=(), description="sha256 that may not come back: of its file, of its GLB")
 
 
 class Revocations(Record):
@@ -51,16 +55,18 @@ class Revocations(Record):
     objects: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
     sets: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     tombstones: tuple[Tombstone, ...] = ()
 
-    def adding(self, stone: Tombstone) -> Self:
-        """With one more; the tombstone of an object that has one already is replaced."""
-        stones = [own for own in self.tombstones if own.object_id != stone.object_id] + [stone]
-        stones.sort(key=lambda own: own.object_id)
+    def adding(self, added: Iterable[Tombstone]) -> Self:
+        """With more; the tombstone of an object that has one already is replaced."""
+        known = {own.object_id: own for own in (*self.tombstones, *added)}
+        stones = [known[name] for name in sorted(known)]
         return type(self)(
             objects=tuple(own.object_id for own in stones),
             held_out=tuple(own.object_id for own in stones if own.split == "eval"),
             sets=tuple(sorted(name for own in stones for name in own.sets)),
+            files=tuple(sorted({name for own in stones for name in own.files})),
             tombstones=tuple(stones),
         )
 
@@ -74,9 +80,13 @@ def load_revocations(workspace: Path) -> Revocations:
         raise ShardError(f"{path}: cannot be read as a list of revoked objects: {error}") from error
 
 
+def revocations_text(revocations: Revocations) -> str:
+    """The whole of REVOKED_FILE."""
+    return HEADER + yaml.safe_dump(revocations.model_dump(mode="json"), sort_keys=False, width=120)
+
+
 def write_revocations(workspace: Path, revocations: Revocations) -> None:
-    text = HEADER + yaml.safe_dump(revocations.model_dump(mode="json"), sort_keys=False, width=120)
-    write_atomic(workspace / REVOKED_FILE, text.encode())
+    write_atomic(workspace / REVOKED_FILE, revocations_text(revocations).encode())
 
 
 @dataclass(frozen=True)
@@ -88,11 +98,13 @@ class Revoked:
     """Of these objects, those of the evaluation."""
     sets: frozenset[str] = frozenset()
     """Of these objects, those that had been published."""
+    files: frozenset[str] = frozenset()
+    """sha256 of files that were taken down under any id."""
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
         """From the keys of REVOKED_FILE that a stage tracks."""
-        return cls(*(frozenset(values.get(name, ())) for name in ("objects", "held_out", "sets")))
+        return cls(*(frozenset(values.get(name, ())) for name in ("objects", "held_out", "sets", "files")))
 
     def holds(self, stage: str, key: str) -> bool:
         """Whether a key of a stage is of a revoked object."""

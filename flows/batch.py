@@ -12,7 +12,8 @@ not made again.
 from collections.abc import Iterator
 from pathlib import Path
 
-from configs.load import ConfigError, load_resolved
+from configs.errors import ConfigError
+from configs.load import load_resolved
 from configs.schema import Runtime
 from data.shards import Receipt
 from flows.bringing import bring_inputs

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from configs.load import ConfigError, dump_recipe, validated
+from configs.errors import ConfigError
+from configs.load import dump_recipe, validated
 from configs.schema import Recipe, Runtime
 from data.provenance import signature_of
 from data.shards import sha256_file, write_atomic

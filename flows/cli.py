@@ -1,7 +1,6 @@
 """The `syncd` command. What a command needs is imported when it runs, so that help comes at once."""
 
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,9 +29,11 @@ from flows.stopping import EXIT_CODE as STOP_CODE
 from flows.stopping import MESSAGE as STOP_MESSAGE
 from flows.stopping import exit_on_sigterm
 from flows.study_commands import study
+from flows.takedown.commands import revoke
+from flows.walk import walk
 
 if TYPE_CHECKING:
-    from configs.schema import Runtime
+    pass
 
 app = typer.Typer(
     name="syncd",
@@ -53,7 +54,6 @@ app.command()(simulate)
 app.command()(push)
 app.command()(pull)
 
-FULL_BELOW_BYTES = 1_000_000
 STOPPED = {130: "interrupted; finished shards are kept, the same command resumes", STOP_CODE: STOP_MESSAGE}
 """What is said for the exit code that typer makes of Ctrl-C, and for that of SIGTERM."""
 
@@ -75,7 +75,7 @@ def run(
     wanted = choose_recipe(workspace.resolve(), recipe, tuple(overrides or ()))
     load_graph(PROJECT).until(until)
     with locked(workspace):
-        _walk(prepare_workspace(workspace, wanted), until, chosen)
+        walk(prepare_workspace(workspace, wanted), until, chosen)
 
 
 @app.command()
@@ -112,29 +112,9 @@ def evaluate(
     typer.echo(found)
 
 
-def _walk(folder: Path, until: str | None, runtime: "Runtime") -> None:
-    import uuid
-
-    from flows.errors import is_expected
-    from flows.results import print_results
-    from flows.worker import disk_full
-    from flows.workspace import run_environment
-
-    os.environ.update(run_environment(folder, runtime, run_id=str(uuid.uuid4())))
-    from flows.regenerate import regenerate
-
-    try:
-        regenerate(workspace=str(folder), until=until)
-    except Exception as error:
-        # Prefect's own database lies in the workspace and is often the first to find no space.
-        if is_expected(error) or shutil.disk_usage(folder).free > FULL_BELOW_BYTES:
-            raise
-        raise disk_full(folder, 0) from error
-    print_results(folder)
-
-
 app.command()(retrain)
 app.command()(deploy)
+app.command()(revoke)
 
 
 @app.command()
@@ -196,7 +176,7 @@ def retry_failed(
     if not queued:
         typer.echo("nothing failed" + (f" for reason {reason}" if reason else ""))
     elif run:
-        _walk(folder, None, how)
+        walk(folder, None, how)
     else:
         typer.echo("run them with: syncd run")
 
@@ -236,8 +216,8 @@ def doctor(
     runtime: RuntimeOption = None,
 ) -> None:
     """Check rendering, GPU, disk, packages, and the files and models of a recipe; each lack comes with its fix."""
-    from flows.console import print_table
     from flows.doctor import active_recipe, examine
+    from flows.tables import print_table
     from flows.workspace import choose_recipe
 
     folder = workspace.resolve()
@@ -353,58 +333,6 @@ def sample(
 
 
 @app.command()
-def revoke(
-    asset: Annotated[str, typer.Option(help="Object to take down: its id, address, or sha256.")],
-    reason: Annotated[str, typer.Option(help="Why; kept with the tombstone.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what holds it.")] = False,
-    purge: Annotated[
-        bool, typer.Option(help="Also delete earlier outputs from this disk: work folders, and DVC's cache.")
-    ] = False,
-    workspace: WorkspaceOption = HERE,
-    runtime: RuntimeOption = None,
-    workers: WorkersOption = None,
-) -> None:
-    """Take an object out of the dataset: list what holds it, make those shards again, leave a tombstone."""
-    from flows.console import print_table
-    from flows.revoke import (
-        KEPT,
-        LAST_STAGE,
-        affected_table,
-        bury,
-        find_affected,
-        purge_earlier,
-        tombstone_of,
-        without_work,
-    )
-    from flows.workspace import find_workspace, locked
-
-    folder, how = find_workspace(workspace), runtime_of(runtime, workers)
-    with locked(folder):
-        stone = tombstone_of(folder, asset)
-        if stone is not None:
-            typer.echo(f"{asset} is revoked; finishing what is left of its take-down")
-        else:
-            affected = find_affected(folder, asset)
-            print_table(affected_table(affected))
-            for name in affected.copies:
-                typer.echo(f"{name} has the same file or mesh; to take it down as well: --asset {name}", err=True)
-            for stage in without_work(folder):
-                typer.echo(f"{stage}: its work folder is gone, so that all of its shards are made again", err=True)
-            if dry_run:
-                return
-            stone = bury(folder, affected, reason)
-        _walk(folder, LAST_STAGE, how)
-        if purge:
-            freed = purge_earlier(folder, stone.object_id)
-            typer.echo(f"{freed / 1e6:.1f} MB of earlier outputs deleted, and the report; syncd run makes that again")
-        else:
-            typer.echo("earlier outputs are still in work folders, DVC's cache and the report; delete them: --purge")
-        if how.store:
-            typer.echo(f"earlier outputs in {how.store} stay there; delete the folders of other signatures")
-    typer.echo(KEPT)
-
-
-@app.command()
 def gc(
     workspace: WorkspaceOption = HERE,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
@@ -429,7 +357,7 @@ def _show(table: list[list[str]], plain: object, as_json: bool) -> None:
 
         typer.echo(json.dumps(plain, indent=1))
         return
-    from flows.console import print_table
+    from flows.tables import print_table
 
     print_table(table)
 

@@ -1,4 +1,4 @@
-"""What long work shows: a bar with rate and time left on a terminal, plain lines elsewhere; and tables."""
+"""What long work shows: a bar with rate and time left on a terminal, plain lines elsewhere."""
 
 import logging
 import sys
@@ -6,7 +6,7 @@ import tarfile
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -191,23 +191,6 @@ def keys_begun(work_dir: Path, since: float) -> int:
 
 def say(line: str) -> None:
     print(on_terminal(line), flush=True)
-
-
-def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Header and rows, as wide as they need where output is no terminal."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console() if sys.stdout.isatty() else Console(width=200)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in rows[0]:
-        table.add_column(Text(on_terminal(name)))
-    for row in rows[1:]:
-        # Cells are text and no markup: [red] in a reason is a word.
-        table.add_row(*(Text(on_terminal(cell)) for cell in row))
-    console.print(table)
 
 
 def clock_text(seconds: float) -> str:

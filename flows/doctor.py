@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from configs.schema import ModelRef, Recipe, Runtime
 
 Verdict = Literal["ok", "note", "broken"]

@@ -27,8 +27,8 @@ from data.shards import (
 )
 from data.stage import ShardSpec, StageContext
 from flows import mirror
-from flows.carry import Earlier, carry_over, find_earlier, leave_link
 from flows.crashes import crashes_in, note_crash
+from flows.errors import warn
 from flows.graph import (
     RECIPE_FILE,
     Graph,
@@ -39,9 +39,10 @@ from flows.graph import (
 )
 from flows.inputs import check_inputs
 from flows.publishing import publish, stage_step, state
-from flows.receipts import changed_shards, finished_shards, warn
+from flows.receipts import changed_shards, finished_shards
 from flows.runners import RUNNERS, Runner, WorkerLostError, fitting
 from flows.signing import sign_published, signer_of
+from flows.takedown.carry import Earlier, carry_over, find_earlier, leave_link
 from flows.worker import (
     PLAN_FILE,
     Job,

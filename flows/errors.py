@@ -1,7 +1,8 @@
-"""Errors on the console: one clear line; a traceback when it is asked for, or for an error nobody foresaw."""
+"""Errors and warnings on the console: one clear line; a traceback where asked for, or for an error nobody foresaw."""
 
 import errno
 import os
+import sys
 import traceback
 
 from data.outside_text import on_terminal
@@ -13,6 +14,11 @@ OUR_PACKAGES = ("configs", "data", "flows", "models", "tasks")
 def is_expected(error: BaseException) -> bool:
     """Whether the message was written for the user: the type is one of this project's own."""
     return type(error).__module__.split(".")[0] in OUR_PACKAGES
+
+
+def warn(message: str) -> None:
+    """One line for a reader of the run's log."""
+    print(f"WARNING: {message}", file=sys.stderr, flush=True)
 
 
 def error_line(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from configs.yaml_text import parse_yaml
 from data.provenance import NOT_BYTES, dependencies_of, read_statement, statement_path
 from data.shards import Receipt, ShardError, ShardIndex, parse_receipt

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from data.shards import parse_index, write_atomic
 from data.store import MissingError, Store, is_url, local_path
 

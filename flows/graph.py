@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from configs.schema import Models, Recipe
 from configs.section import Section
 from configs.yaml_text import parse_yaml

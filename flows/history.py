@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from data.shards import Receipt, ShardError, ShardIndex, load_index, parse_receipt, receipt_path
 from flows.crashes import crashes_in
 from flows.graph import Graph, index_path, stage_signature

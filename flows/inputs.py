@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from configs.schema import Recipe
 from data.assets.files import files_below
 from data.digests import DigestCache

@@ -19,7 +19,7 @@ def keys_new(
     ] = None,
 ) -> None:
     """Make an ed25519 key that signs, and the public key that others pin."""
-    from configs.load import ConfigError
+    from configs.errors import ConfigError
     from data.signing import keyid_of, make_keys, read_public_key
 
     passphrase = os.environ.get(passphrase_variable, "") if passphrase_variable else None
@@ -42,7 +42,7 @@ def sign(
 
     With a store in the runtime the signatures go there too.
     """
-    from configs.load import ConfigError
+    from configs.errors import ConfigError
     from data.signing import keyid_of
     from flows.envelopes import send_signatures
     from flows.signing import sign_workspace, signer_of

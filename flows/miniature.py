@@ -27,7 +27,7 @@ def miniature_train(
     """Make the miniature's weights: render its world, train every net, write what it cost and reached."""
     import logging
 
-    from configs.load import ConfigError
+    from configs.errors import ConfigError
     from models.miniature.train import Kept, train_all
     from models.registry import miniature_weights
 

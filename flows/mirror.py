@@ -15,7 +15,6 @@ nothing here does anything.
 import os
 import re
 import socket
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -38,6 +37,7 @@ from data.shards import (
 from data.stage import WORK, ShardSpec, StageContext
 from data.store import ConflictError, MissingError, Store, stage_url
 from flows.envelopes import bring_signatures, send_signatures
+from flows.errors import warn
 
 INDEX, STATEMENT = "index.json", "statement.intoto.json"
 KEPT_STATEMENT = "statement.json"
@@ -93,11 +93,7 @@ def still_holds(ctx: StageContext, receipt: Receipt) -> bool:
 
 def _drop(ctx: StageContext, receipt: Receipt) -> None:
     path = receipt_path(ctx.work_dir, receipt.index)
-    print(
-        f"{ctx.stage}: shard {receipt.index} was queued again on another machine (retry-failed); {path} is deleted",
-        file=sys.stderr,
-        flush=True,
-    )
+    warn(f"{ctx.stage}: shard {receipt.index} was queued again on another machine (retry-failed); {path} is deleted")
     path.unlink(missing_ok=True)
 
 
@@ -139,11 +135,7 @@ def share(ctx: StageContext, receipt: Receipt) -> Receipt:
     theirs = _read_receipt(store, receipt.index)
     _check_agreement(ctx, receipt, theirs, store)
     if theirs.checksum != receipt.checksum:
-        print(
-            f"{ctx.stage}: shard {receipt.index}: another machine has made it too; the bytes are equal",
-            file=sys.stderr,
-            flush=True,
-        )
+        warn(f"{ctx.stage}: shard {receipt.index}: another machine has made it too; the bytes are equal")
     return receipt
 
 
@@ -219,11 +211,7 @@ def _agree(ctx: StageContext, store: Store, path: Path) -> None:
         return
     store.delete(STATEMENT)
     store.create(STATEMENT, mine)
-    print(
-        f"WARNING: {ctx.stage}: {where} named other parameters, inputs or files than {path}, which has replaced it",
-        file=sys.stderr,
-        flush=True,
-    )
+    warn(f"{ctx.stage}: {where} named other parameters, inputs or files than {path}, which has replaced it")
 
 
 @contextmanager

@@ -4,7 +4,6 @@ A resumed run asks the first question of every shard and must not wait for terab
 and at the size of tars. Before a stage is published, the bytes of every tar that this run did not make are read.
 """
 
-import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -21,6 +20,7 @@ from data.shards import (
     write_atomic,
 )
 from data.stage import ShardSpec, StageContext
+from flows.errors import warn
 from flows.publishing import link
 from flows.worker import StageError, check_accounted
 
@@ -108,7 +108,3 @@ def changed_shards(ctx: StageContext, receipts: Iterable[Receipt], threads: int)
 def refuse(ctx: StageContext, index: int, message: str) -> None:
     warn(f"{ctx.stage}: {message}; making shard {index} again")
     receipt_path(ctx.work_dir, index).unlink(missing_ok=True)
-
-
-def warn(message: str) -> None:
-    print(f"WARNING: {message}", file=sys.stderr, flush=True)

@@ -52,7 +52,7 @@ def transferred(
 
     Signatures stay where they are, with a warning, if the remote is of a kind that is no store (data/store.py).
     """
-    from configs.load import ConfigError
+    from configs.errors import ConfigError
     from data.store import SCHEMES, is_url
     from flows.graph import load_graph
     from flows.workspace import find_workspace, locked, quiet_environment
@@ -80,7 +80,7 @@ def _repository(workspace: Path, url: str | None) -> Iterator["Repo"]:
     from dvc.logger import set_loggers_level
     from dvc.repo import Repo
 
-    from configs.load import ConfigError
+    from configs.errors import ConfigError
     from data.store import is_url, local_path
 
     try:

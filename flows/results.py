@@ -7,7 +7,7 @@ import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from flows.graph import load_graph
 from flows.history import current_signature, work_folder
 

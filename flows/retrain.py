@@ -16,7 +16,7 @@ from prefect.states import Completed
 from configs.load import load_resolved, load_runtime
 from data.shards import sha256_file
 from flows.console import say
-from flows.engine import warn
+from flows.errors import warn
 from flows.graph import RECIPE_FILE, index_path, load_graph, stage_signature
 from flows.plan import dvc_status
 from flows.promotion.measure import measure_by_flow, yardstick

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from configs.errors import ConfigError
 from configs.evaluation import Evaluate
-from configs.load import ConfigError, overridden, validated
+from configs.load import overridden, validated
 from configs.schema import ModelRef, Models
 from data.outside_text import on_terminal
 from flows.console import clock_text

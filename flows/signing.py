@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from configs.schema import Runtime
 from data.provenance import has_run, statement_path
 from data.signing import (

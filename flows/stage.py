@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configs.load import ConfigError, load_runtime
+from configs.errors import ConfigError
+from configs.load import load_runtime
 from configs.schema import Runtime
-from flows.errors import error_line
+from flows.errors import error_line, warn
 from flows.stopping import MESSAGE, exit_on_sigterm, workers_end_on_sigterm
 from flows.worker import RUN_ID_VARIABLE, may_pass
 from flows.workspace import find_workspace, run_environment, write_last_run
@@ -79,7 +80,6 @@ def _run_watched(
 
 def _tell_end(stage: str, words: Iterable[Callable[[], None]]) -> None:
     """Have every watcher told. One that cannot be changes neither how the stage ended nor what its error was."""
-    from flows.engine import warn
 
     for word in words:
         try:

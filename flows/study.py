@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from data.ids import canonical_json
 from data.outside_text import parse_json
 from data.shards import load_index, read_all, sha256_file, write_atomic

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from data.revocation import REVOKED
 from data.shards import Receipt, ShardError, ShardWriter, load_receipt
 from data.stage import ShardSpec, StageContext

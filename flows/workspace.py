@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from configs.load import RUNTIME_VARIABLE, ConfigError, dump_recipe, load_recipe, load_resolved
+from configs.errors import ConfigError
+from configs.load import RUNTIME_VARIABLE, dump_recipe, load_recipe, load_resolved
 from configs.schema import Recipe, Runtime
 from data.ids import canonical_json
 from data.outside_text import on_terminal
-from data.revocation import REVOKED_FILE, Revocations, write_revocations
+from data.revocation import REVOKED_FILE, Revocations, load_revocations, revocations_text
 from data.shards import write_atomic
 from data.store import is_url
 from flows.graph import INPUTS_FILE, RECIPE_FILE, VERSIONS_FILE
@@ -167,8 +168,8 @@ def _copy_project_files(workspace: Path) -> None:
         if not source.exists():
             raise ConfigError(f"{source}: missing; install syncd from a checkout: pip install -e CHECKOUT")
         _write_if_changed(workspace / name, source.read_text(encoding="utf-8"))
-    if not (workspace / REVOKED_FILE).exists():
-        write_revocations(workspace, Revocations())
+    known = load_revocations(workspace) if (workspace / REVOKED_FILE).exists() else Revocations()
+    _write_if_changed(workspace / REVOKED_FILE, revocations_text(known))
 
 
 def _init_dvc(workspace: Path) -> None:

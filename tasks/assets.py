@@ -17,6 +17,7 @@ from data.assets.stored import StoredFolderSource
 from data.assets.subjects import SubjectsSource
 from data.ids import canonical_json, digest_of, held_out_of, seed_for
 from data.records import AssetRecord
+from data.revocation import REVOKED_AGAIN, REVOKED_FILE
 from data.shards import ShardIndex, ShardWriter
 from data.stage import ShardSpec, StageContext, chunk
 from data.store import is_url
@@ -24,6 +25,7 @@ from models.miniature.assets import MiniatureSource
 
 PAUSES_SECONDS = (1.0, 5.0)
 """Between tries of an asset that could not be fetched for a passing reason."""
+FILTERED_REASONS = frozenset({REVOKED_AGAIN})
 
 
 def open_source(section: Assets, seed: int, options: dict[str, Any], workspace: Path) -> AssetSource:
@@ -104,6 +106,9 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
             mesh = _fetch(source, candidate)
         except AssetError as error:
             out.fail(key, error.reason, error.detail)
+            continue
+        if mesh is not None and (gone := ctx.revoked.files & {mesh.sha256, hashlib.sha256(mesh.data).hexdigest()}):
+            out.fail(key, REVOKED_AGAIN, f"sha256 {min(gone)} was taken down; {REVOKED_FILE} says why")
             continue
         record = AssetRecord(
             object_id=key,

@@ -17,8 +17,9 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from configs.errors import ConfigError
 from configs.evaluation import Guidance
-from configs.load import ConfigError, validated
+from configs.load import validated
 from configs.schema import ModelRef
 from data.outside_text import parse_json
 from data.pictures import Picture, open_picture, prepare_reference, read_picture

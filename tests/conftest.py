@@ -1,4 +1,4 @@
-"""Shared set-up: few threads, no network, one Prefect server for all tests that need one."""
+"""Shared set-up: few threads, no network; one finished run and one Prefect server for all tests that need them."""
 
 import atexit
 import contextlib
@@ -16,6 +16,22 @@ os.environ.setdefault("DVC_NO_ANALYTICS", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 # Ray reads it when it is imported, by whoever that is.
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace of the miniature as far as a checkpoint, taken into its audit store. Not to be changed."""
+    from audited_workspace import STAGES, activate, run, write_pairs
+
+    from flows.audit.store import update
+
+    folder = tmp_path_factory.mktemp("audit")
+    pairs = folder / "pairs.tar"
+    write_pairs(pairs, 5)
+    activate(folder, f"train.pairs={pairs}")
+    run(folder, *STAGES)
+    assert update(folder) == []
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -19,14 +19,14 @@ STEPS = ("replace", "link", "mkdir", "fsync")
 class FullDisk:
     """Counts the steps that need space below `folder`: writes, flushes and ends of files, renames, links, folders.
 
-    From step `full_at` on each raises ENOSPC; what only reads or deletes goes on. `sites` are the places in this
-    project that took a step.
+    From step `full_at` on each raises ENOSPC; what only reads or deletes goes on. `sites`: the places in this project
+    that took a step, each with its first one.
     """
 
     def __init__(self, folder: Path, full_at: int | None = None) -> None:
         self.folder, self.full_at = folder, full_at
         self.steps = 0
-        self.sites: set[str] = set()
+        self.sites: dict[str, int] = {}
 
     @property
     def was_full(self) -> bool:
@@ -34,7 +34,7 @@ class FullDisk:
 
     def step(self, kind: str, path: object) -> None:
         self.steps += 1
-        self.sites.add(f"{_site()} {kind}")
+        self.sites.setdefault(f"{_site()} {kind}", self.steps)
         if self.was_full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 

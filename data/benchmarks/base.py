@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from configs.load import CONFIGS, ConfigError
+from configs.errors import ConfigError
+from configs.load import CONFIGS
 from data.ids import check_object_id
 from data.records import Prompt
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from data.benchmarks.base import BenchmarkObject, images_in, inside, labels, text_of
 from data.outside_text import parse_json
 from data.records import Prompt

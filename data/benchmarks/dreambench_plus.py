@@ -3,7 +3,7 @@ the subject in the first line, then nine prompts."""
 
 from pathlib import Path
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from data.benchmarks.base import IMAGES, BenchmarkObject, labels, text_of
 from data.records import Prompt
 

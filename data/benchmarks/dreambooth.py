@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from configs.load import CONFIGS, ConfigError
+from configs.errors import ConfigError
+from configs.load import CONFIGS
 from data.benchmarks.base import BenchmarkObject, images_in, labels, text_of
 from data.records import Prompt
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from data.benchmarks import customconcept, dreambench_plus, dreambooth
 from data.benchmarks.base import BenchmarkObject, Reader
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from configs.load import ConfigError, load_recipe
+from configs.errors import ConfigError
+from configs.load import load_recipe
 from configs.schema import Recipe
 from data.images import decode_mask, decode_png
 from data.outside_text import csv_text

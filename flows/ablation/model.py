@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from configs.load import ConfigError, load_recipe
+from configs.errors import ConfigError
+from configs.load import load_recipe
 from configs.schema import Recipe
 from data.ids import canonical_json
 from data.outside_text import csv_text

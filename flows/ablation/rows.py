@@ -5,7 +5,8 @@ from typing import Any
 
 import yaml
 
-from configs.load import CONFIGS, ConfigError
+from configs.errors import ConfigError
+from configs.load import CONFIGS
 
 Rows = dict[str, dict[str, Any]]
 

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from data.outside_text import on_one_line
-from flows.console import print_table
+from flows.tables import print_table
 
 SHOWN_ROWS = 20
 Answer = dict[str, Any]

@@ -8,8 +8,8 @@ from data.audit.parts import AuditError, Manifest, check_part, parts_of, read_ma
 from data.audit.query import Store
 from data.audit.tables import Kind, tables_of
 from flows.audit.store import dataset_here, update_into
-from tasks.auditing.chain import ChainError, Link, check_chain, link_of, sources_of
-from tasks.auditing.checkpoint import LEDGER, WEIGHTS
+from tasks.auditing.chain import WEIGHTS, ChainError, Link, check_chain, link_of, sources_of
+from tasks.auditing.checkpoint import LEDGER
 from tasks.auditing.ledger import ledger_digest
 
 KINDS: tuple[Kind, ...] = ("datasets", "checkpoints")

@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from configs.load import CONFIGS, ConfigError, validated
+from configs.errors import ConfigError
+from configs.load import CONFIGS, validated
 from configs.schema import ModelRef, Recipe
 from configs.section import Section
 from data.provenance import input_indexes

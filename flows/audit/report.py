@@ -15,7 +15,7 @@ from flows.audit.store import dataset_here, open_store
 from flows.audit.trace import as_json, trace_checkpoint, trace_dataset
 from flows.audit.verify import verify
 from flows.workspace import find_workspace
-from tasks.auditing.checkpoint import STAGE, weights_sha256
+from tasks.auditing.chain import CHECKPOINT_STAGE, weights_sha256
 
 PAGE, DATA = "index.html", "audit.json"
 Answer = dict[str, Any]
@@ -55,7 +55,7 @@ def report_facts(workspace: Path, store: Store, deep: bool) -> Answer:
 
 
 def _present(workspace: Path, store: Store) -> Answer | None:
-    train = workspace / "artifacts" / STAGE
+    train = workspace / "artifacts" / CHECKPOINT_STAGE
     if (train / "index.json").exists():
         sha256 = weights_sha256(load_index(train))
         if store.resolve("checkpoints", sha256) is not None:

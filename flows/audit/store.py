@@ -1,19 +1,26 @@
 """The audit store of a workspace: brought up to date from its finished stages, and opened for questions."""
 
 import fcntl
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from data.audit.parts import AuditError, is_current, part_folder, store_folder
 from data.audit.query import Store
 from data.audit.tables import Kind
 from data.outside_text import on_one_line
 from data.shards import ShardError, load_index, sha256_file
-from tasks.auditing import checkpoint, dataset
-from tasks.auditing.chain import ChainError, Link, chain_of, sources_of
+from flows.errors import warn
+from tasks.auditing.chain import (
+    CHECKPOINT_STAGE,
+    DATASET_STAGE,
+    ChainError,
+    Link,
+    chain_of,
+    sources_of,
+    weights_sha256,
+)
 
 NOT_TAKEN = (ChainError, ShardError, AuditError, LookupError, ValueError, TypeError, AttributeError, RecursionError)
 """What files raise that are not, or hold not, what this project writes."""
@@ -31,7 +38,7 @@ def update(workspace: Path) -> list[str]:
 def update_into(workspace: Path, store: Path) -> list[str]:
     """The same into any store."""
     notes = []
-    for stage, take in ((dataset.STAGE, _take_dataset), (checkpoint.STAGE, _take_checkpoint)):
+    for stage, take in ((DATASET_STAGE, _take_dataset), (CHECKPOINT_STAGE, _take_checkpoint)):
         if not (workspace / "artifacts" / stage / "index.json").exists():
             break
         try:
@@ -41,19 +48,26 @@ def update_into(workspace: Path, store: Path) -> list[str]:
     return notes
 
 
+# What writes a part is imported when one is due: a question is not kept waiting for NumPy and schemas.
+
+
 def _take_dataset(workspace: Path, chain: list[Link], store: Path) -> None:
     with _due(store, "datasets", str(chain[-1].index_sha256), chain) as due:
         if due:
-            dataset.write_dataset(workspace, chain, store)
+            from tasks.auditing.dataset import write_dataset
+
+            write_dataset(workspace, chain, store)
 
 
 def _take_checkpoint(workspace: Path, chain: list[Link], store: Path) -> None:
-    sha256 = checkpoint.weights_sha256(load_index(workspace / "artifacts" / checkpoint.STAGE))
+    sha256 = weights_sha256(load_index(workspace / "artifacts" / CHECKPOINT_STAGE))
     with _due(store, "checkpoints", sha256, chain) as due:
         if due:
-            shards = load_index(workspace / "artifacts" / dataset.STAGE).shards
+            from tasks.auditing.checkpoint import write_checkpoint
+
+            shards = load_index(workspace / "artifacts" / DATASET_STAGE).shards
             shard_of = {key: entry.sha256 for entry in shards for key in entry.keys}
-            checkpoint.write_checkpoint(workspace, chain, shard_of, store)
+            write_checkpoint(workspace, chain, shard_of, store)
 
 
 @contextmanager
@@ -82,7 +96,7 @@ def open_store(workspace: Path, *others: Path) -> Store:
         except OSError as error:
             notes = [not_written(folder, error)]
         for note in notes:
-            print(f"WARNING: {on_one_line(note)}", file=sys.stderr, flush=True)
+            warn(on_one_line(note))
     store = Store(*map(store_folder, folders))
     if not store.parts:
         raise AuditError(f"{workspace}: no dataset has been published here; make one with: syncd run --until shard")
@@ -106,7 +120,7 @@ def workspace_of(folder: Path) -> Path:
 
 def dataset_here(workspace: Path) -> str | None:
     """sha256 that names the dataset that the workspace holds at present."""
-    path = workspace / "artifacts" / dataset.STAGE / "index.json"
+    path = workspace / "artifacts" / DATASET_STAGE / "index.json"
     return sha256_file(path) if path.exists() else None
 
 

@@ -8,9 +8,7 @@ from typing import Any
 from data.audit.parts import AuditError
 from data.audit.query import Store
 from data.shards import sha256_file
-from tasks.auditing.chain import Link, check_chain, environment_of, link_of
-from tasks.auditing.checkpoint import WEIGHTS, header_of
-from tasks.auditing.pictures import digests_of, read_made
+from tasks.auditing.chain import WEIGHTS, Link, check_chain, environment_of, link_of
 
 Answer = dict[str, Any]
 SHORT_STATEMENT = "stage, statement, signature, started, finished, commit, dirty, sources, environment"
@@ -51,6 +49,8 @@ def trace_file(store: Store, file: Path, everything: bool) -> Answer:
         raise AuditError(f"{file}: no such checkpoint")
     sha256 = sha256_file(file)
     if store.resolve("checkpoints", sha256) is None:
+        from tasks.auditing.checkpoint import header_of
+
         claimed = header_of(file)
         known = "knows" if store.resolve("datasets", claimed.dataset_sha256) else "does not know"
         raise AuditError(
@@ -177,6 +177,8 @@ def trace_image(store: Store, path: Path, everything: bool) -> Answer:
     """A PNG out of a dataset, by its bytes or pixels; or else one that says that `syncd sample` made it."""
     if not path.is_file():
         raise AuditError(f"{path}: no such picture")
+    from tasks.auditing.pictures import digests_of, read_made
+
     for by, digest in digests_of(path).items():
         found = store.rows("SELECT DISTINCT sample_id FROM samples WHERE png_sha256 = ?", [digest])
         if found:

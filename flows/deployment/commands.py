@@ -15,7 +15,7 @@ def deploy(
     runtime: RuntimeOption = None,
 ) -> None:
     """Put the deployments of prefect.yaml, their work pools and the automations on a Prefect server."""
-    from configs.load import ConfigError
+    from configs.errors import ConfigError
     from flows.workspace import PROJECT
 
     address = runtime_of(runtime, None).prefect_api_url or os.environ.get("PREFECT_API_URL")

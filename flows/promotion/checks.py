@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from data.outside_text import parse_json
 from data.provenance import read_statement
 from data.shards import ShardError, sha256_file

@@ -39,7 +39,7 @@ def retrain(
 @models.command(name="list")
 def list_models(workspace: WorkspaceOption = HERE) -> None:
     """Every judged model, the current one first, with the latest word about it."""
-    from flows.console import print_table
+    from flows.tables import print_table
 
     store = _store(workspace)
     current = store.current()
@@ -64,7 +64,7 @@ def promote(
 ) -> None:
     """Make a model current: if it does not regress against the current one and the best before it, or for a
     reason that you give."""
-    from configs.load import ConfigError
+    from configs.errors import ConfigError
     from flows.promotion.store import Store
     from flows.retrain import Examination, examine
     from flows.workspace import locked
@@ -90,7 +90,7 @@ def rollback(
 ) -> None:
     """Make an earlier model current again, at once and without a comparison. `retrain` does not promote the one that
     was rolled back again."""
-    from configs.load import ConfigError
+    from configs.errors import ConfigError
     from flows.workspace import locked
 
     with locked(workspace):

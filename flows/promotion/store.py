@@ -26,7 +26,7 @@ from typing import Any, Literal
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from data.ids import canonical_json
 from data.provenance import statement_path
 from data.revocation import load_revocations

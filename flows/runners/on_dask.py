@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from configs.schema import Runtime
 from flows.runners.common import Done, Item, drain
 from flows.runners.remote import Setup, WorkerError, call_prepared, extra, setup_of, told_of_waiting

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from configs.schema import Runtime
 from flows.runners.common import Done, Item, drain
 from flows.runners.remote import call_prepared, extra, setup_of, told_of_waiting

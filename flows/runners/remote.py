@@ -10,7 +10,6 @@ import importlib.metadata
 import os
 import platform
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,10 +17,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from configs.schema import Runtime
 from data.provenance import KEY_PACKAGES
-from flows.errors import DEBUG_VARIABLE, OUR_PACKAGES
+from flows.errors import DEBUG_VARIABLE, OUR_PACKAGES, warn
 from flows.worker import RUN_ID_VARIABLE, Sealed, StageError, limit_threads
 
 CODE = Path(__file__).resolve().parents[2]
@@ -109,7 +108,7 @@ def told_of_waiting(runtime: Runtime, workers: Callable[[], int]) -> Callable[[]
         alone = not workers()
         if alone and not told:
             where = runtime.cluster or "the cluster of this machine"
-            print(f"WARNING: {where} has no workers; waiting for one", file=sys.stderr, flush=True)
+            warn(f"{where} has no workers; waiting for one")
         told = alone
 
     return look

@@ -36,10 +36,10 @@ def simulate(
     """
     import json
 
-    from flows.console import print_table
     from flows.simulation.run import simulate as run_simulation
     from flows.simulation.table import promise_table, stage_table
     from flows.simulation.world import World, chosen_stages, recipe_of
+    from flows.tables import print_table
 
     stages = chosen_stages(until)
     sizes = [f"{stage}.shard_size={shard_size}" for stage in stages if shard_size and stage not in ("train", "report")]

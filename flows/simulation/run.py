@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from configs.schema import Recipe, Runtime
 from data.provenance import statement_path
 from data.shards import receipt_path

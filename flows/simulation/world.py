@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from configs.load import ConfigError, load_recipe
+from configs.errors import ConfigError
+from configs.load import load_recipe
 from configs.schema import Recipe
 from data.ids import canonical_json
 from data.shards import write_atomic

@@ -16,7 +16,8 @@ from prefect.artifacts import (
 
 from flows.console import result_text
 from flows.crashes import crashes_text
-from flows.engine import Progress, StageResult, warn
+from flows.engine import Progress, StageResult
+from flows.errors import warn
 
 SECONDS_BETWEEN_UPDATES = 5.0
 CONTACT_SHEET = "contact_sheet.png"

@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from data.shards import sha256_file
-from flows.engine import Progress, StageResult, warn
+from flows.engine import Progress, StageResult
+from flows.errors import warn
 from flows.graph import index_path, load_graph
 
 PREFIX = "OPENLINEAGE_"

@@ -13,7 +13,8 @@ from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
 from data.ids import digest_of
 from flows.crashes import crashes_in
-from flows.engine import Progress, StageResult, warn
+from flows.engine import Progress, StageResult
+from flows.errors import warn
 
 SECONDS_BETWEEN_FILES = 1.0
 LABELS = ("workspace", "stage")

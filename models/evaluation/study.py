@@ -18,7 +18,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from data.ids import canonical_json, digest_of, seed_for
 from models.evaluation.record import EvaluationRecord
 

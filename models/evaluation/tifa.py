@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from data.outside_text import parse_json
 from models.scorers.vqa import VisualQuestionAnswerer, normalised
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from configs.schema import ModelRef, Prompts
 from models import registry
 from models.prompts.chat import ChatModel, ChatSettings

@@ -9,14 +9,13 @@ from safetensors import SafetensorError, safe_open
 
 from data.audit.parts import AuditError, Row, building
 from data.ids import canonical_json
-from data.shards import ShardIndex, load_index, verify_file
+from data.shards import load_index, verify_file
 from models.training.record import CheckpointRecord
-from tasks.auditing.chain import Link, sources_of, statement_row
+from tasks.auditing.chain import CHECKPOINT_STAGE, WEIGHTS, Link, sources_of, statement_row
 from tasks.auditing.ledger import ledger_rows
 
-STAGE = "train"
-WEIGHTS, LEDGER, PAIRS = "pytorch_lora_weights.safetensors", "ledger.jsonl", "pairs.json"
-"""As in tasks.train and models.lora, which load torch."""
+LEDGER, PAIRS = "ledger.jsonl", "pairs.json"
+"""As in tasks.train, which loads torch."""
 
 
 def header_of(file: Path) -> CheckpointRecord:
@@ -28,17 +27,12 @@ def header_of(file: Path) -> CheckpointRecord:
         raise AuditError(f"{file}: its header does not describe a SynCD checkpoint ({error})") from error
 
 
-def weights_sha256(index: ShardIndex) -> str:
-    """Of the weights file of a finished train stage, as its index names it."""
-    return next(entry.sha256 for entry in index.files if entry.name == WEIGHTS)
-
-
 def write_checkpoint(workspace: Path, chain: Sequence[Link], shard_of: Mapping[str, str], store: Path) -> None:
     """Put the checkpoint of a workspace into the store. `shard_of`: digest of the tar that holds each set.
 
     ShardError if a file is not what the index says.
     """
-    folder, train = workspace / "artifacts" / STAGE, chain[-1]
+    folder, train = workspace / "artifacts" / CHECKPOINT_STAGE, chain[-1]
     index = load_index(folder)
     entries = {entry.name: entry for entry in index.files}
     for name in (WEIGHTS, LEDGER, *([PAIRS] if PAIRS in entries else [])):

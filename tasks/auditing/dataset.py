@@ -10,9 +10,9 @@ from data.audit.parts import PartWriter, Row, building
 from data.ids import sample_id_of
 from data.outside_text import parse_json
 from data.shards import ShardEntry, ShardError, ShardIndex, load_index, read_shard, verify_file
-from tasks.auditing.chain import Link, model_rows, sources_of, statement_row
+from tasks.auditing.chain import DATASET_STAGE, Link, model_rows, sources_of, statement_row
 
-STAGE, REJECTED = "shard", "rejected.jsonl"
+REJECTED = "rejected.jsonl"
 WITH_SETS = ("render", "generate", "score", "select")
 """Stages that can fail a set, in their order."""
 SCORES = (
@@ -31,10 +31,10 @@ def write_dataset(workspace: Path, chain: Sequence[Link], store: Path) -> None:
         part.add("assets", _assets(artifacts / "assets", indexes["assets"]))
         part.add("prompts", _prompts(artifacts / "prompts", indexes["prompts"]))
         part.add("decisions", _decisions(artifacts, indexes))
-        published = _write_published(part, artifacts / STAGE, indexes[STAGE])
+        published = _write_published(part, artifacts / DATASET_STAGE, indexes[DATASET_STAGE])
         part.add("sets", published.values())
         part.add("sets", _unpublished(artifacts / "select", indexes, published))
-        part.add("datasets", [_facts(shard, indexes[STAGE], list(published.values()))])
+        part.add("datasets", [_facts(shard, indexes[DATASET_STAGE], list(published.values()))])
         part.finish(sources_of(chain))
 
 
@@ -176,7 +176,7 @@ def _fates(select: Path, indexes: dict[str, ShardIndex]) -> Iterator[dict[str, A
         yield _set(key, "held out", "generate", "held_out")
     for key, decision in _records(select, indexes["select"]):
         if decision["kept"]:
-            yield _set(key, "not chosen", STAGE, "not_chosen")
+            yield _set(key, "not chosen", DATASET_STAGE, "not_chosen")
         else:
             row = _set(key, "dropped", "select", decision["reasons"][0]["code"])
             yield {**row, "duplicate_of": decision["duplicate_of"]}

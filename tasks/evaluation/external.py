@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from data.benchmarks.base import IMAGES, inside
 from data.outside_text import parse_json
 from data.pictures import read_picture

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from configs.load import CONFIGS, RUNTIME_VARIABLE, ConfigError, dump_recipe, load_recipe, load_resolved, load_runtime
+from configs.errors import ConfigError
+from configs.load import CONFIGS, RUNTIME_VARIABLE, dump_recipe, load_recipe, load_resolved, load_runtime
 
 RECIPES = sorted(path.stem for path in (CONFIGS / "recipes").glob("*.yaml"))
 RUNTIMES = sorted(path.stem for path in (CONFIGS / "runtime").glob("*.yaml"))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from configs.schema import Runtime
 from data.images import decode_png
 from flows.ablation.data import ablate, chart, rows_of, write_tables

@@ -10,7 +10,7 @@ import pytest
 from fake_tasks import attempts
 from fake_workspace import RUNTIME, TESTS, bare_workspace, digests, make_trouble, subprocess_environment
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from flows.batch import run_share
 from flows.engine import run_stage
 from flows.runners import serial

@@ -10,7 +10,8 @@ import yaml
 from benchmark_folders import dreambooth, on_dreambooth
 from evaluation_runs import build_workspace, evaluated, small_recipe, train_small
 
-from configs.load import ConfigError, load_resolved
+from configs.errors import ConfigError
+from configs.load import load_resolved
 from configs.schema import Recipe, Runtime
 from data.shards import load_index, sha256_file
 from flows.checkpoint import evaluate_checkpoint

@@ -16,7 +16,8 @@ from fake_models import look
 from fake_tasks import attempts
 from fake_workspace import RUNTIME, TESTS, bare_workspace, digests, make_trouble, subprocess_environment
 
-from configs.load import RUNTIME_VARIABLE, ConfigError
+from configs.errors import ConfigError
+from configs.load import RUNTIME_VARIABLE
 from configs.schema import Runtime
 from data.shards import load_index
 from flows import engine

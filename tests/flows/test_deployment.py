@@ -7,7 +7,7 @@ from typing import NoReturn
 import pytest
 import yaml
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from flows import regenerate, retrain
 from flows.deployment.automation import LOST_AFTER, STATES
 from flows.workspace import PROJECT

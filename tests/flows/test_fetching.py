@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from s3_server import S3Server, s3_server
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from data.shards import FileEntry, ShardError, ShardIndex, sha256_file
 from data.store import MissingError, Store
 from flows.fetching import WEIGHTS, checkpoint_at

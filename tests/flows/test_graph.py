@@ -6,7 +6,8 @@ import pytest
 import yaml
 from fake_workspace import activate, bare_workspace
 
-from configs.load import ConfigError, load_recipe
+from configs.errors import ConfigError
+from configs.load import load_recipe
 from data.provenance import signature_of
 from flows.graph import Graph, load_graph, tracked_recipe, tracked_values
 from flows.workspace import PROJECT

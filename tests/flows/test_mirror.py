@@ -21,7 +21,8 @@ from fake_workspace import (
 )
 from s3_server import SLOW_DOWN, S3Server, s3_server
 
-from configs.load import RUNTIME_VARIABLE, ConfigError, validated
+from configs.errors import ConfigError
+from configs.load import RUNTIME_VARIABLE, validated
 from configs.schema import Runtime
 from data import store as store_module
 from data.chain import verify_chain

@@ -11,7 +11,8 @@ from fake_workspace import RUNTIME, digests, dvc_workspace, subprocess_environme
 from s3_server import S3Server, s3_server
 from typer.testing import CliRunner, Result
 
-from configs.load import RUNTIME_VARIABLE, ConfigError
+from configs.errors import ConfigError
+from configs.load import RUNTIME_VARIABLE
 from data.chain import verify_chain
 from data.signing import SigningError, make_keys
 from flows.cli import app

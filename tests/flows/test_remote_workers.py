@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from fake_workspace import RUNTIME
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from flows import worker
 from flows.runners import on_dask, on_ray, remote
 from flows.runners.remote import WorkerError

@@ -8,7 +8,8 @@ from PIL import Image
 from tiny_checkpoint import SIDE, recipe_of, train_in
 from typer.testing import CliRunner
 
-from configs.load import ConfigError, dump_recipe, load_recipe
+from configs.errors import ConfigError
+from configs.load import dump_recipe, load_recipe
 from flows import sampling
 from flows.cli import app
 from flows.graph import RECIPE_FILE

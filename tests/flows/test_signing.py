@@ -10,7 +10,7 @@ from fake_tasks import attempts
 from fake_workspace import RUNTIME, activate, bare_workspace, digests
 from typer.testing import CliRunner
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from configs.schema import Runtime
 from data.provenance import statement_path
 from data.signing import SigningError, envelope_path, keyid_of, make_keys, read_public_key

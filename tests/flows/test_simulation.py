@@ -14,7 +14,8 @@ import pytest
 from fake_workspace import RUNTIME, bare_workspace
 from fake_workspace import digests as published_digests
 
-from configs.load import ConfigError, dump_recipe
+from configs.errors import ConfigError
+from configs.load import dump_recipe
 from data import shards
 from data.shards import Receipt, ShardWriter, load_index, receipt_path
 from flows import engine, history, plan

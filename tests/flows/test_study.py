@@ -7,7 +7,8 @@ import pytest
 import stage_runs
 from study_objects import ROWS, evaluated
 
-from configs.load import ConfigError, load_recipe
+from configs.errors import ConfigError
+from configs.load import load_recipe
 from data.shards import sha256_file
 from flows.study import analyse_study, make_study
 from models.evaluation.study import CRITERIA

@@ -13,7 +13,8 @@ import pytest
 import yaml
 from fake_workspace import bare_workspace, subprocess_environment
 
-from configs.load import ConfigError, load_recipe, load_resolved
+from configs.errors import ConfigError
+from configs.load import load_recipe, load_resolved
 from configs.schema import Recipe
 from flows import workspace as workspaces
 from flows.graph import load_graph, stage_signature, tracked_values

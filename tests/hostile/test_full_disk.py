@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import audited_workspace
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from PIL import Image
 
 from configs.load import dump_recipe, load_recipe
 from data.digests import DigestCache
+from data.provenance import statement_path
 from data.shards import Receipt, load_index, load_receipt, verify_file
 from flows import engine, workspace
 from flows.errors import error_line
@@ -84,6 +86,33 @@ def test_a_run_survives_a_full_disk_at_every_step_of_writing(tmp_path: Path, rec
         run(folder)
         assert {stage: digests(folder, stage) for stage in STAGES} == expected, step
         shutil.rmtree(folder)
+
+
+def withdraw(folder: Path, stage: str) -> None:
+    """As after a run that was stopped before it published: shards and receipts are there."""
+    shutil.rmtree(folder / "artifacts" / stage, ignore_errors=True)
+    statement_path(folder, stage).unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("stage", audited_workspace.STAGES)
+def test_a_stage_is_published_whole_or_not_at_all(finished: Path, tmp_path: Path, stage: str) -> None:
+    folder = shutil.copytree(finished, tmp_path / "work", ignore=shutil.ignore_patterns(".prefect"))
+    audited_workspace.run(folder, stage)  # The copy's cache of digests is written.
+    expected = digests(folder, stage)
+    withdraw(folder, stage)
+    with FullDisk(folder) as disk:
+        audited_workspace.run(folder, stage)
+    assert digests(folder, stage) == expected
+    print(f"{stage}: {disk.steps} steps of writing at {len(disk.sites)} places")
+    # The first step at every place, and every third: each costs a publication.
+    for step in sorted({*disk.sites.values(), *range(1, disk.steps + 1, 3)}):
+        withdraw(folder, stage)
+        with FullDisk(folder, step), pytest.raises((DiskFullError, OSError)) as caught:
+            audited_workspace.run(folder, stage)
+        assert "no space left" in (line := error_line(caught.value)) and "\n" not in line, (step, line)
+        assert not (folder / "artifacts" / stage).exists() or digests(folder, stage) == expected, step
+    audited_workspace.run(folder, stage)
+    assert digests(folder, stage) == expected
 
 
 def sample_of(folder: Path) -> None:

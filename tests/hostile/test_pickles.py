@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from configs.load import ConfigError, load_recipe
+from configs.errors import ConfigError
+from configs.load import load_recipe
 from configs.schema import ModelRef
 from flows.checkpoint import fitting
 from flows.cli import app

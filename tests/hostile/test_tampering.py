@@ -44,7 +44,7 @@ from hostile.workspaces import (
 )
 from typer.testing import CliRunner
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from data.ids import canonical_json
 from data.provenance import dependencies_of, statement_path
 from data.shards import ShardError, ShardWriter, load_index, receipt_path, sha256_file

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from fake_workspace import bare_workspace
 
-from configs.load import ConfigError, load_recipe, load_runtime
+from configs.errors import ConfigError
+from configs.load import load_recipe, load_runtime
 from data.assets.base import AssetCandidate, AssetError, SourceError
 from data.assets.captions import read_cap3d, read_folder_captions
 from data.assets.objaverse import read_uids
@@ -16,8 +17,8 @@ from data.assets.objaverse_cache import ObjaverseCache
 from data.benchmarks import customconcept
 from data.ids import check_object_id
 from data.outside_text import csv_text, on_terminal, parse_json
-from flows.console import print_table
 from flows.errors import error_line
+from flows.tables import print_table
 from models.evaluation.files import as_csv
 from models.evaluation.record import METRICS
 from tasks.evaluation.external import read_manifest

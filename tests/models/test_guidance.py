@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from configs.errors import ConfigError
 from configs.evaluation import Guidance
-from configs.load import ConfigError, validated
+from configs.load import validated
 from models.guidance import (
     FORMS,
     DualGuidance,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from tasks.evaluation.external import read_manifest
 
 LINE = {"object": "vase", "prompt": "a vase, in the snow", "seed": "3", "file": "made/1.jpg"}

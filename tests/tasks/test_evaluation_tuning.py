@@ -8,8 +8,9 @@ import pytest
 import tiny_unet
 from evaluation_runs import build_workspace, context_of, evaluated, prompts_of, rendered, small_recipe, train_small
 
+from configs.errors import ConfigError
 from configs.evaluation import CustomDiffusion, DreamBooth
-from configs.load import ConfigError, load_recipe
+from configs.load import load_recipe
 from configs.schema import Recipe
 from configs.training import NoisedReferences
 from data.images import decode_png

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from s3_server import SLOW_DOWN, S3Server, s3_server
 
-from configs.load import ConfigError, load_recipe
+from configs.errors import ConfigError
+from configs.load import load_recipe
 from data import store as store_module
 from data.assets.base import AssetError, SourceError
 from data.assets.folder import FolderSource

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from data.benchmarks import customconcept, dreambench_plus, dreambooth
 from data.benchmarks.base import labels
 from data.benchmarks.readers import read_benchmark

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.load import ConfigError, load_recipe
+from configs.errors import ConfigError
+from configs.load import load_recipe
 from data.images import decode_png, encode_png
 from flows.ablation import model
 from flows.ablation.page import draw

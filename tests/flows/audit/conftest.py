@@ -1,24 +1,9 @@
-"""A finished run, made once for all tests of the audit."""
+"""A copy of the finished run for every test of the audit that changes something."""
 
 import shutil
 from pathlib import Path
 
 import pytest
-from audited_workspace import STAGES, activate, run, write_pairs
-
-from flows.audit.store import update
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Not to be changed."""
-    folder = tmp_path_factory.mktemp("audit")
-    pairs = folder / "pairs.tar"
-    write_pairs(pairs, 5)
-    activate(folder, f"train.pairs={pairs}")
-    run(folder, *STAGES)
-    assert update(folder) == []
-    return folder
 
 
 @pytest.fixture

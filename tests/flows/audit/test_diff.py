@@ -9,7 +9,7 @@ import pytest
 from audited_workspace import activate, run
 from forged_stages import change_samples, changed_record, reseal_from
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from data.audit.parts import AuditError
 from data.shards import Sample, sha256_file
 from flows.audit.diff import changed_keys, diff

@@ -13,7 +13,7 @@ from audited_workspace import RUNTIME, STAGES
 from forged_stages import change_samples, replace, reseal_from
 from PIL import Image
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from data.audit.parts import AuditError
 from data.chain import verify_chain
 from data.images import decode_png, encode_png

@@ -19,8 +19,7 @@ from flows.audit.answers import print_trace
 from flows.audit.store import open_store
 from flows.audit.trace import trace
 from models.header import FILE_NAME
-from tasks.auditing.chain import ChainError
-from tasks.auditing.checkpoint import WEIGHTS
+from tasks.auditing.chain import WEIGHTS, ChainError
 from tasks.auditing.pictures import METADATA_KEY
 from tasks.sample import METADATA_KEY as WRITTEN_BY_SAMPLE
 from tasks.sample import save_png

@@ -9,7 +9,8 @@ from fake_tasks import attempts
 from fake_workspace import RETRAINING, RUNTIME, activate, bare_workspace, tombstone
 from typer.testing import CliRunner
 
-from configs.load import ConfigError, load_recipe
+from configs.errors import ConfigError
+from configs.load import load_recipe
 from data.revocation import Revocations, write_revocations
 from data.shards import ShardError, sha256_file
 from data.signing import make_keys
@@ -252,7 +253,7 @@ def test_a_model_of_revoked_data_does_not_come_back(tmp_path: Path) -> None:
     first = current(folder)["sha256"]
     activate(folder, *BETTER)
     run(folder)
-    write_revocations(folder, Revocations().adding(tombstone("object-004", checkpoints=(first,))))
+    write_revocations(folder, Revocations().adding([tombstone("object-004", checkpoints=(first,))]))
     with pytest.raises(ConfigError, match=r"was trained on revoked objects \(object-004; configs/revoked.yaml"):
         syncd(folder, "rollback")
     assert current(folder)["sha256"] != first and len(Store(folder).history()) == 2

@@ -15,7 +15,7 @@ from PIL import Image
 from prefect_machines import free_port, webhook
 from prometheus_client.parser import text_string_to_metric_families
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from data.shards import ShardError, sha256_file
 from flows import engine
 from flows.stage import run_stage_flow, run_stage_serially

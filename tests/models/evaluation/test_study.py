@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from study_objects import ROWS, evaluated
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from models.evaluation.study import key_of, make_questions, page_of, practice_questions
 
 OBJECTS = [evaluated("mug-a", "mug", 0), evaluated("chair-a", "chair", 20), evaluated("mug-b", "mug", 40)]

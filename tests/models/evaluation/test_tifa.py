@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from models.evaluation.tifa import problem_of, read_questions, tifa_score
 from models.scorers.vqa import VisualQuestionAnswerer
 

@@ -4,13 +4,14 @@ import difflib
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
 
-from configs.load import ConfigError
+from configs.errors import ConfigError
 from configs.yaml_text import parse_yaml
 from data.audit.parts import AuditError
 from data.provenance import statement_path
@@ -20,11 +21,11 @@ from data.shards import ShardIndex, load_index, read_all, write_atomic
 from data.signing import envelope_path
 from flows.audit.find import find
 from flows.audit.store import open_store
-from flows.carry import STATEMENT_FILE
 from flows.evidence import LOCK_FILE
 from flows.graph import Graph, index_path, load_graph
 from flows.history import DONE, published, stage_state, work_folder
 from flows.results import delete_work, old_work
+from flows.takedown.carry import STATEMENT_FILE
 from flows.workspace import quiet_environment
 
 LAST_STAGE, EVALUATE = "shard", "evaluate"
@@ -58,8 +59,6 @@ class Trained:
 @dataclass(frozen=True)
 class Affected:
     asset: AssetRecord
-    copies: tuple[str, ...]
-    """Other objects of the same file."""
     stages: tuple[StageUse, ...]
     checkpoints: tuple[Trained, ...]
     """All that the audit store knows, earlier ones too."""
@@ -69,38 +68,42 @@ class Affected:
         return next((use.keys for use in self.stages if use.stage == LAST_STAGE), ())
 
 
-def find_affected(workspace: Path, wanted: str) -> Affected:
-    """Everything in the finished stages that is of an object, given by its id, address or sha256.
+def with_copies(workspace: Path, wanted: str) -> list[AssetRecord]:
+    """An object, given by its id, address or sha256, then those with the same file or mesh under other ids.
 
     ConfigError if there is none or if several have that address.
     """
-    graph = load_graph(workspace)
-    asset, copies = _asset(workspace, wanted)
-    uses = []
-    for stage in graph.until(LAST_STAGE):
-        if index_path(workspace, stage).exists():
-            use = _use(stage, load_index(workspace / "artifacts" / stage), asset.object_id)
-            if use.keys:
-                uses.append(use)
-    return Affected(asset, copies, tuple(uses), _trained(workspace, asset.object_id))
-
-
-def _asset(workspace: Path, wanted: str) -> tuple[AssetRecord, tuple[str, ...]]:
-    """The object, and the ids of others with the same file or mesh."""
     folder = workspace / "artifacts" / "assets"
     records = [AssetRecord.model_validate(sample.record) for sample in read_all(folder, load_index(folder))]
     found = [own for own in records if wanted in (own.object_id, own.uri, own.source_sha256, own.mesh_sha256)]
     if len(found) == 1:
         (asset,) = found
-        digests = {asset.source_sha256, asset.mesh_sha256} - {None, ""}
-        alike = [own.object_id for own in records if digests & {own.source_sha256, own.mesh_sha256}]
-        return asset, tuple(name for name in alike if name != asset.object_id)
+        alike, left = [asset], [own for own in records if own is not asset]
+        while more := [own for own in left if any(_files(own) & _files(known) for known in alike)]:
+            alike, left = [*alike, *more], [own for own in left if own not in more]
+        return alike
     if found:
         names = ", ".join(own.object_id for own in found[:5])
         raise ConfigError(f"{wanted} is {len(found)} objects ({names}); name one by its id")
     near = difflib.get_close_matches(wanted, [own.object_id for own in records], n=3, cutoff=0.4)
     hint = f"; near it: {', '.join(near)}" if near else ""
     raise ConfigError(f"no object of {folder} has the id, address or sha256 {wanted}{hint}")
+
+
+def _files(asset: AssetRecord) -> set[str]:
+    return {name for name in (asset.source_sha256, asset.mesh_sha256) if name}
+
+
+def find_affected(workspace: Path, asset: AssetRecord) -> Affected:
+    """Everything in the finished stages that is of an object."""
+    graph = load_graph(workspace)
+    uses = []
+    for stage in graph.until(LAST_STAGE):
+        if index_path(workspace, stage).exists():
+            use = _use(stage, load_index(workspace / "artifacts" / stage), asset.object_id)
+            if use.keys:
+                uses.append(use)
+    return Affected(asset, tuple(uses), _trained(workspace, asset.object_id))
 
 
 def _use(stage: str, index: ShardIndex, object_id: str) -> StageUse:
@@ -120,26 +123,32 @@ def _trained(workspace: Path, object_id: str) -> tuple[Trained, ...]:
     return tuple(Trained(row["checkpoint_sha256"], *(row[name] for name in names)) for row in rows if row["steps"])
 
 
-def bury(workspace: Path, affected: Affected, reason: str) -> Tombstone:
-    """Write the tombstone. ConfigError unless all that would be made again is up to date: then only the take-down
-    differs, and shards without the object can stay."""
-    graph = load_graph(workspace)
+def bury(workspace: Path, found: Sequence[Affected], reason: str, with_files: bool) -> list[Tombstone]:
+    """Write tombstones; with their files, these are refused under any other id, so that `found` must hold all copies.
+
+    ConfigError unless all that would be made again is up to date: then only the take-down differs, and shards without
+    the objects can stay.
+    """
     revocations = load_revocations(workspace)
-    asset = affected.asset
-    _check_up_to_date(graph, workspace)
-    stone = Tombstone(
-        object_id=asset.object_id,
-        split=asset.split,
-        reason=reason,
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        uri=asset.uri,
-        source_sha256=asset.source_sha256,
-        licence=asset.licence,
-        sets=affected.published,
-        checkpoints=tuple(own.sha256 for own in affected.checkpoints),
-    )
-    write_revocations(workspace, revocations.adding(stone))
-    return stone
+    _check_up_to_date(load_graph(workspace), workspace)
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    stones = [
+        Tombstone(
+            object_id=own.asset.object_id,
+            split=own.asset.split,
+            reason=reason,
+            date=date,
+            uri=own.asset.uri,
+            source_sha256=own.asset.source_sha256,
+            licence=own.asset.licence,
+            sets=own.published,
+            checkpoints=tuple(trained.sha256 for trained in own.checkpoints),
+            files=tuple(sorted(_files(own.asset))) if with_files else (),
+        )
+        for own in found
+    ]
+    write_revocations(workspace, revocations.adding(stones))
+    return stones
 
 
 def _check_up_to_date(graph: Graph, workspace: Path) -> None:
@@ -163,33 +172,37 @@ def without_work(workspace: Path) -> list[str]:
     return found
 
 
-def affected_table(affected: Affected) -> list[list[str]]:
+def affected_table(found: Sequence[Affected]) -> list[list[str]]:
     """Header and rows."""
-    rows = [["stage", "keys", "shards", ""]]
-    for use in affected.stages:
-        named = ", ".join(use.keys[:4]) + (" ..." if use.keys[4:] else "")
-        rows.append([use.stage, str(len(use.keys)), str(len(use.shards)), named])
-    for own in affected.checkpoints:
-        used = f"{own.as_target} times as target, {own.as_reference} as reference, in {own.steps} steps"
-        rows.append(["checkpoint", "", "", f"{own.sha256[:16]}: {used}"])
+    rows = [["object", "stage", "keys", "shards", ""]]
+    for own in found:
+        name = own.asset.object_id
+        for use in own.stages:
+            keys = ", ".join(use.keys[:4]) + (" ..." if use.keys[4:] else "")
+            rows.append([name, use.stage, str(len(use.keys)), str(len(use.shards)), keys])
+        for model in own.checkpoints:
+            used = f"{model.as_target} times as target, {model.as_reference} as reference, in {model.steps} steps"
+            rows.append([name, "checkpoint", "", "", f"{model.sha256[:16]}: {used}"])
     return rows
 
 
 def tombstone_of(workspace: Path, wanted: str) -> Tombstone | None:
     """The tombstone of the object with this id, address or sha256."""
     stones = load_revocations(workspace).tombstones
-    return next((own for own in stones if wanted in (own.object_id, own.uri, own.source_sha256)), None)
+    return next((own for own in stones if wanted in (own.object_id, own.uri, own.source_sha256, *own.files)), None)
 
 
-def purge_earlier(workspace: Path, object_id: str) -> int:
+def purge_earlier(workspace: Path) -> int:
     """Delete every output but the present ones, from work folders and from DVC's cache; bytes freed.
 
-    With them the report, which embeds pictures of the dataset, and an evaluation of the object itself: both are made
-    again by the next run.
+    With them the report, which embeds pictures of the dataset, and an evaluation that holds a revoked object: both are
+    made again by the next run.
     """
     _drop(workspace, "report")
-    if index_path(workspace, EVALUATE).exists() and object_id in load_index(workspace / "artifacts" / EVALUATE).keys:
-        _drop(workspace, EVALUATE)
+    if index_path(workspace, EVALUATE).exists():
+        keys = load_index(workspace / "artifacts" / EVALUATE).keys
+        if not set(load_revocations(workspace).objects).isdisjoint(keys):
+            _drop(workspace, EVALUATE)
     cache = workspace / ".dvc" / "cache"
     before = _size(cache)
     command = [sys.executable, "-m", "dvc", "gc", "--workspace", "--force", "--quiet"]

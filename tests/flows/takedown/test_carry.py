@@ -20,7 +20,7 @@ STAGES = ("assets", "prompts")
 def revoke(folder: Path, *objects: str) -> None:
     revocations = Revocations()
     for name in objects:
-        revocations = revocations.adding(tombstone(name))
+        revocations = revocations.adding([tombstone(name)])
     write_revocations(folder, revocations)
 
 
