@@ -12,6 +12,7 @@ from data.squares import middle_square, object_square
 
 Picture = str | Path | Image.Image | np.ndarray
 FORMATS = ("PNG", "JPEG", "WEBP")
+LOSSY = ("JPEG", "WEBP")
 MAX_PIXELS = 178_956_970
 """What Pillow refuses unless told otherwise, with a warning from half of that on."""
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
@@ -32,10 +33,10 @@ def prepare_reference(
 
     With `mask` also that square of it, bool (height, width): pixels that hold any of the object.
     """
-    image = open_picture(picture)
+    image = open_reference(picture)
     if mask is None:
         return middle_square(image.size).cut(image, height, width), None
-    shown = open_picture(mask).convert("L").point(lambda value: 255 if value else 0)
+    shown = open_mask(mask)
     if shown.size != image.size:
         raise ValueError(
             f"mask is {shown.width} x {shown.height}, its reference {image.width} x {image.height}; they must be equal"
@@ -45,6 +46,26 @@ def prepare_reference(
         raise ValueError("mask is empty; it must be non-zero on the object")
     square = object_square(box, image.size)
     return square.cut(image, height, width), square.cut_mask(shown, height, width)
+
+
+def open_reference(picture: Picture) -> Image.Image:
+    """In RGB; grey of 16 bits is scaled to 8."""
+    opened = open_picture(picture)
+    if opened.mode.startswith("I;16"):
+        opened = Image.fromarray((np.asarray(opened) // 257).astype(np.uint8))
+    return opened.convert("RGB")
+
+
+def open_mask(picture: Picture) -> Image.Image:
+    """255 on the object, 0 elsewhere (mode L). The object is where a picture with transparency can be seen; else what
+    is not black, or not dark where the format is lossy."""
+    opened = open_picture(picture)
+    if opened.has_transparency_data:
+        alpha = opened.convert("RGBA").getchannel("A")
+        if alpha.getextrema()[0] < 255:
+            return alpha.point(lambda value: 255 if value else 0)
+    least = 128 if opened.format in LOSSY else 1
+    return opened.convert("L").point(lambda value: 255 if value >= least else 0)
 
 
 def open_picture(picture: Picture) -> Image.Image:
@@ -57,7 +78,10 @@ def open_picture(picture: Picture) -> Image.Image:
             )
         return Image.fromarray(picture.astype(np.uint8) * 255 if picture.dtype == np.bool_ else picture)
     # Cameras turn a picture by a note in its header.
-    return ImageOps.exif_transpose(read_picture(picture))
+    opened = read_picture(picture)
+    turned = ImageOps.exif_transpose(opened)
+    turned.format = opened.format
+    return turned
 
 
 def read_picture(source: str | Path | bytes, name: object = None) -> Image.Image:

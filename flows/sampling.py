@@ -15,6 +15,7 @@ from configs.load import overridden, validated
 from configs.schema import ModelRef, Models
 from data.outside_text import on_terminal
 from flows.console import clock_text
+from flows.errors import warn
 from flows.graph import RECIPE_FILE
 from flows.worker import resolve_device
 from flows.workspace import choose_recipe
@@ -66,12 +67,12 @@ def sample_to_file(wish: Wish, overrides: Sequence[str], workspace: Path) -> lis
     source = wish.checkpoint or workspace / "artifacts" / "train"
     if not source.exists():
         raise ConfigError(f"{source}: no checkpoint; train one with syncd run --until train, or name one: --checkpoint")
-    from tasks.sample import sample
+    from tasks.sample import read_provenance, sample
 
     try:
         section, models = _settings(workspace, wish.recipe, overrides, _base_of(source))
         with _progress(wish.count) as progress:
-            return sample(
+            paths = sample(
                 wish.references,
                 wish.prompt,
                 source,
@@ -93,6 +94,9 @@ def sample_to_file(wish: Wish, overrides: Sequence[str], workspace: Path) -> lis
             )
     except (ValueError, OSError) as error:
         raise ConfigError(f"sample: {error}") from error
+    if wish.references and read_provenance(paths[0])["references_cut"] == "middle":
+        warn("the object was taken to be in the middle square of every reference; say where it is: --mask or --segment")
+    return paths
 
 
 def provenance_lines(path: Path) -> list[str]:
@@ -162,7 +166,10 @@ def _settings(
     given = overridden({}, overrides)
     unknown = [name for name in given if name != "evaluate"]
     if unknown:
-        raise ConfigError(f"--set {unknown[0]}: without an active recipe in {workspace} only evaluate.KEY can be set")
+        raise ConfigError(
+            f"--set {unknown[0]}: without an active recipe in {workspace} only evaluate.KEY can be set; name one with "
+            "--recipe"
+        )
     return validated(Evaluate, given.get("evaluate", {}), "--set evaluate"), None
 
 

@@ -1,7 +1,12 @@
 """Whether what a sampling keeps of its references fits into memory, asked before it starts."""
 
+from pathlib import Path
+
 import psutil
 import torch
+
+CGROUP = Path("/sys/fs/cgroup")
+"""Limits of the container that this process is in (Linux, version 2)."""
 
 
 class MemoryLimitError(ValueError):
@@ -11,9 +16,20 @@ class MemoryLimitError(ValueError):
 def free_bytes(device: torch.device) -> int:
     """Memory that `device` has left for tensors: what is free, and on a GPU what torch holds without using it."""
     if device.type != "cuda":
-        return psutil.virtual_memory().available
+        return min([psutil.virtual_memory().available, *_left_in_container()])
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def _left_in_container() -> list[int]:
+    """What the container's limit leaves, pages of files not counted, which go when memory is wanted; empty if it has
+    no limit."""
+    limit = CGROUP / "memory.max"
+    if not limit.exists() or (most := limit.read_text().strip()) == "max":
+        return []
+    counts = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+    used = int((CGROUP / "memory.current").read_text()) - int(counts["inactive_file"])
+    return [max(0, int(most) - used)]
 
 
 def check_references(count: int, each: float, rest: float, device: torch.device) -> None:

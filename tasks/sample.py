@@ -7,7 +7,7 @@ image = pipeline("a striped mug on a beach", references=["mug.png"], seed=3).ima
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from configs.evaluation import Guidance
 from configs.load import validated
 from configs.schema import ModelRef
 from data.outside_text import parse_json
-from data.pictures import Picture, open_picture, prepare_reference, read_picture
+from data.pictures import Picture, open_reference, prepare_reference, read_picture
 from data.release.marking import mark_png
 from data.shards import sha256_file, write_atomic
 from models import registry
@@ -44,11 +44,33 @@ class CustomizationOutput:
     """Of each image: everything that it follows from."""
 
 
+@dataclass(frozen=True)
+class Finder:
+    """The models that find the object of a reference: a segmenter, or SAM with a detector that looks for words."""
+
+    segmenter: ModelRef
+    detector: ModelRef | None = None
+    detection_threshold: float = 0.25
+
+    def load(self, device: str) -> Segmenter | GroundedSegmenter:
+        seen = registry.load(self.segmenter, device, "float32")
+        if self.detector is None:
+            return seen
+        return GroundedSegmenter(registry.load(self.detector, device, "float32"), seen, self.detection_threshold)
+
+    def told(self) -> dict[str, Any]:
+        """As provenance."""
+        found = {"segmenter": f"{self.segmenter.name}@{self.segmenter.revision}"}
+        if self.detector is None:
+            return found
+        detector = f"{self.detector.name}@{self.detector.revision}"
+        return {**found, "detector": detector, "detection_threshold": self.detection_threshold}
+
+
 class CustomizationPipeline:
     """A trained customization model, called like a diffusers pipeline.
 
-    A segmenter finds the object of references that come without mask: for a model that looks at the object alone, and
-    for a call that asks for it.
+    A segmenter finds the object of references that come without mask.
     """
 
     def __init__(
@@ -57,18 +79,22 @@ class CustomizationPipeline:
         record: CheckpointRecord,
         checkpoint_sha256: str,
         dtype: str,
-        load_segmenter: Callable[[], Segmenter | GroundedSegmenter] | None = None,
+        device: str = "cpu",
+        finder: Finder | None = None,
     ) -> None:
         self.customizer, self.record, self.checkpoint_sha256 = customizer, record, checkpoint_sha256
-        self.dtype, self._load_segmenter = dtype, load_segmenter
+        self.dtype, self.device, self.finder = dtype, device, finder
 
     @cached_property
     def segmenter(self) -> Segmenter | GroundedSegmenter:
         """Loaded when it is first needed; ValueError if none was named."""
-        if self._load_segmenter is None:
+        if self.finder is None:
             wanted = "this model looks" if self.customizer.needs_masks else "you ask to look"
-            raise ValueError(f"{wanted} at the object of a reference alone: give masks, or name a segmenter")
-        return self._load_segmenter()
+            raise ValueError(
+                f"{wanted} at the object of a reference alone: give masks, or name a segmenter, for syncd sample "
+                "models.segmenter of the recipe"
+            )
+        return self.finder.load(self.device)
 
     @classmethod
     def from_checkpoint(
@@ -86,15 +112,8 @@ class CustomizationPipeline:
         `segmenter` needs a `detector`, whose scores count above the threshold.
         """
         customizer, record = restore(Path(path), device, dtype)
-
-        def load() -> Segmenter | GroundedSegmenter:
-            seen = registry.load(segmenter, device, "float32")
-            if detector is None:
-                return seen
-            return GroundedSegmenter(registry.load(detector, device, "float32"), seen, detection_threshold)
-
-        sha256 = sha256_file(checkpoint_file(Path(path)))
-        return cls(customizer, record, sha256, dtype, None if segmenter is None else load)
+        finder = None if segmenter is None else Finder(segmenter, detector, detection_threshold)
+        return cls(customizer, record, sha256_file(checkpoint_file(Path(path))), dtype, device, finder)
 
     def __call__(
         self,
@@ -114,10 +133,11 @@ class CustomizationPipeline:
     ) -> CustomizationOutput:
         """Images of the referenced object, `num_images_per_prompt` per prompt with seeds `seed`, `seed + 1`, ...
 
-        References: any number, paths, PIL images or uint8 (H, W, 3). Each is cut to its middle square, or to a square
-        around the object with `masks` (one per reference, non-zero on the object) or `segment` (what the object is
-        called: the segmenter finds it), and resized to the training resolution. Height and width default to it.
-        `guidance` combines the predictions: a `Guidance`, or some of its fields, for example {"image_scale": 2.0}.
+        References: any number, paths, PIL images or uint8 (H, W, 3). Each is cut to a square around its object and
+        resized to the training resolution, which height and width default to. The object is where `masks` are non-zero
+        or opaque (one per reference); else where the segmenter finds it, SAM by its name, `segment`. Without masks and
+        without a segmenter that can be asked the square is the middle one. `guidance` combines the predictions: a
+        `Guidance`, or some of its fields, for example {"image_scale": 2.0}.
         `progress` is told every step.
 
         Raises ValueError for what cannot be used, if masks are needed and there are neither these nor a segmenter, or
@@ -128,10 +148,12 @@ class CustomizationPipeline:
             raise ValueError(f"{len(masks)} masks for {len(references)} references; give one per reference or none")
         if masks is not None and segment is not None:
             raise ValueError(f"masks and segment={segment!r} are both given; give one of them")
-        cut_around = "mask" if masks is not None else "segmenter" if segment and references else "middle"
-        if cut_around == "segmenter":
-            whole = [np.asarray(open_picture(picture).convert("RGB")) for picture in references]
-            references, masks = whole, self._found(whole, segment)
+        given = {"reference": references, "mask": masks or ()}
+        cut_around = "mask" if masks is not None else "middle"
+        if masks is None and references and (segment or self.customizer.needs_masks or self._finds_without_words):
+            cut_around = "segmenter"
+            references = [np.asarray(open_reference(picture)) for picture in references]
+            masks = self._found(references, segment)
         cut = [
             prepare_reference(
                 picture, masks[place] if masks is not None else None, self.record.height, self.record.width
@@ -146,10 +168,12 @@ class CustomizationPipeline:
             guidance=guidance if isinstance(guidance, Guidance) else _guidance(guidance or {}),
         )
         images = tuple(image for image, _ in cut)
-        needed = self.customizer.needs_masks and bool(images)
-        found = (
-            tuple(mask for _, mask in cut) if masks is not None else self._found(images, segment) if needed else None
-        )
+        found = None if masks is None else tuple(mask for _, mask in cut)
+        told = {
+            **{f"{kind}_files_sha256": files for kind, own in given.items() if (files := _file_digests(own))},
+            "references_cut": cut_around,
+            **(self._told_of_finder(segment) if cut_around == "segmenter" else {}),
+        }
         requests = [
             CustomizeRequest(text, seed + number, images, found)
             for text in prompts
@@ -169,10 +193,17 @@ class CustomizationPipeline:
         return CustomizationOutput(
             [Image.fromarray(image) for image in made],
             [
-                self._provenance(request, settings, cut_around, segment, trace.get(place, []))
+                {**self._provenance(request, settings, trace.get(place, [])), **told}
                 for place, request in enumerate(requests)
             ],
         )
+
+    @property
+    def _finds_without_words(self) -> bool:
+        return self.finder is not None and self.finder.detector is None
+
+    def _told_of_finder(self, segment: str | None) -> dict[str, Any]:
+        return {"segment": segment, **({} if self.finder is None else self.finder.told())}
 
     def _found(self, images: Sequence[np.ndarray], name: str | None) -> tuple[np.ndarray, ...]:
         """Where the segmenter sees the object, bool (H, W) per reference; `name`: for one that looks for words."""
@@ -186,29 +217,27 @@ class CustomizationPipeline:
             )
         for place, mask in enumerate(masks):
             if not mask.any():
-                raise ValueError(f"reference {place + 1}: the segmenter finds no object; give its mask")
+                raise ValueError(
+                    f"reference {place + 1}: the segmenter finds no object; give its mask (an all-white one takes the "
+                    "whole picture)"
+                )
         return tuple(masks)
 
     def _provenance(
         self,
         request: CustomizeRequest,
         settings: CustomizeSettings,
-        cut_around: str,
-        segment: str | None,
         norms: Sequence[Norms],
     ) -> dict[str, Any]:
         base = self.record.base_model
-        seen = request.masks if self.customizer.needs_masks else None
-        masks = {"masks_sha256": [hashlib.sha256(mask.tobytes()).hexdigest() for mask in seen]} if seen else {}
+        masks = [hashlib.sha256(mask.tobytes()).hexdigest() for mask in request.masks or ()]
         return {
-            **masks,
+            **({"masks_sha256": masks} if masks else {}),
             "prompt": request.prompt,
             "seed": request.seed,
             "settings": {**asdict(settings), "guidance": settings.guidance.model_dump(mode="json")},
             "dtype": self.dtype,
             "references_sha256": [hashlib.sha256(image.tobytes()).hexdigest() for image in request.references],
-            "references_cut": cut_around,
-            "segment": segment,
             "references_form": self.record.references,
             "guidance_norms": [[round(value, 6) for value in (own.level, own.image, own.text)] for own in norms],
             "checkpoint_sha256": self.checkpoint_sha256,
@@ -218,6 +247,12 @@ class CustomizationPipeline:
             "base_model": f"{base.name}@{base.revision}",
             "base_model_licence": base.licence,
         }
+
+
+def _file_digests(pictures: Sequence[Picture]) -> list[str | None]:
+    """sha256 of the files as they were given, None of a picture that is no file; empty if none is."""
+    found = [sha256_file(Path(own)) if isinstance(own, str | Path) else None for own in pictures]
+    return found if any(found) else []
 
 
 def _guidance(fields: Mapping[str, Any]) -> Guidance:

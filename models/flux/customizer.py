@@ -298,11 +298,12 @@ class FluxCustomizer(FluxModel):
         return None if prepared is None else prepared.select(torch.tensor(rows * 2, device=self.device))
 
     def _check_memory(self, requests: Sequence[CustomizeRequest], grid: tuple[int, int]) -> None:
-        """MemoryLimitError if the kept keys and values, one reading of the references or one step will not fit."""
+        """MemoryLimitError if the kept keys and values, one reading of the references or one step will not fit; of
+        joint references, their tokens in a step."""
         groups, rows = _groups(requests)
         sizes = [[math.prod(self.token_grid(*image.shape[:2])) for image in images] for images in groups]
         count = max(map(len, sizes))
-        if self.references == "joint" or not count:
+        if not count:
             return
         longest = max(map(sum, sizes))
         channels = self.transformer.config.num_attention_heads * self.transformer.config.attention_head_dim
@@ -312,8 +313,9 @@ class FluxCustomizer(FluxModel):
         reading = sum(map(sum, sizes)) * token
         attending = layer_bytes(self.transformer, branches * longest)
         kept = kept_bytes(self.transformer, len(groups) * longest)
+        held = branches * longest * token + attending if self.references == "joint" else kept + max(reading, attending)
         step = 3 * len(rows) * own * token + layer_bytes(self.transformer, branches * own)
-        check_references(count, (kept + max(reading, attending)) / count, step, self.device)
+        check_references(count, held / count, step, self.device)
 
 
 def _groups(requests: Sequence[CustomizeRequest]) -> tuple[list[tuple[np.ndarray, ...]], list[int]]:

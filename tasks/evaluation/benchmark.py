@@ -9,7 +9,7 @@ from PIL import Image
 from configs.evaluation import Evaluate
 from data.benchmarks.base import BenchmarkObject
 from data.benchmarks.readers import read_benchmark
-from data.pictures import open_picture, prepare_reference
+from data.pictures import open_mask, open_picture, open_reference, prepare_reference
 from data.records import PromptRecord
 from data.shards import ShardWriter
 from data.squares import middle_square
@@ -65,7 +65,7 @@ def benchmark_subjects(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> 
 def _references(ctx: StageContext, item: BenchmarkObject, phrase: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Pictures of the object, cut to squares as the recipe says, and its mask in each; empty where it is not found."""
     section, side = ctx.recipe.evaluate, ctx.recipe.evaluate.resolution
-    pictures = [open_picture(path).convert("RGB") for path in item.references]
+    pictures = [open_reference(path) for path in item.references]
     if section.reference_cut == "middle":
         pictures = [middle_square(picture.size).cut(picture, side, side) for picture in pictures]
     wholes = [np.asarray(picture) for picture in pictures]
@@ -86,7 +86,7 @@ def _references(ctx: StageContext, item: BenchmarkObject, phrase: str) -> tuple[
 
 def _mask(path: Path, reference: Path, section: Evaluate) -> np.ndarray:
     """A mask by hand, bool, cut as its reference is before its object is known; ValueError if it is none of it."""
-    image, original = open_picture(path).convert("L"), open_picture(reference)
+    image, original = open_mask(path), open_picture(reference)
     if image.size != original.size:
         raise ValueError(f"{path} is {image.size}, its reference {original.size}; they must be equal")
     if section.reference_cut == "object":

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.pictures import prepare_reference
+from data.pictures import open_mask, open_reference, prepare_reference
 
 SIDE = 16
 
@@ -37,6 +37,39 @@ def test_pictures_are_seen_as_their_camera_turned_them(tmp_path: Path) -> None:
     shown.save(tmp_path / "turned.png", exif=exif)
     cut, _ = prepare_reference(tmp_path / "turned.png", None, 8, 8)
     np.testing.assert_array_equal(cut, np.rot90(prepare_reference(shown, None, 8, 8)[0]))
+
+
+def mask_files(folder: Path, where: np.ndarray) -> dict[str, Path]:
+    """One mask as different programs write it."""
+    white, high = np.full(where.shape, 255, np.uint8), where.astype(np.uint8) * 255
+    cutout = np.zeros((*where.shape, 3), np.uint8)
+    pictures = {
+        "one.png": Image.fromarray(where.astype(np.uint8)),
+        "bits.png": Image.fromarray(high).convert("1"),
+        "deep.png": Image.fromarray(high.astype(np.uint16) * 257),
+        "opaque.png": Image.merge("RGBA", [*[Image.fromarray(high)] * 3, Image.fromarray(white)]),
+        "white.png": Image.merge("LA", [Image.fromarray(white), Image.fromarray(high)]),
+        "cutout.png": Image.merge("RGBA", [*Image.fromarray(cutout).split(), Image.fromarray(high)]),
+        "lossy.jpg": Image.fromarray(high),
+        "lossy.webp": Image.fromarray(high),
+    }
+    for name, own in pictures.items():
+        own.save(folder / name)
+    return {name: folder / name for name in pictures}
+
+
+def test_masks_say_the_same_however_they_were_written(tmp_path: Path) -> None:
+    where = np.zeros((64, 64), dtype=bool)
+    where[20:37, 11:50] = True
+    for name, path in mask_files(tmp_path, where).items():
+        np.testing.assert_array_equal(np.asarray(open_mask(path)) > 0, where, err_msg=name)
+
+
+def test_grey_of_16_bits_is_scaled(tmp_path: Path) -> None:
+    deep = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    seen = np.asarray(open_reference(tmp_path / "deep.png"))
+    np.testing.assert_array_equal(seen, np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2))
 
 
 @pytest.mark.parametrize(

@@ -80,12 +80,17 @@ def test_several_references_with_masks_and_several_pictures(workspace: Path) -> 
     assert len(told[0]["references_sha256"]) == 2
 
 
-def test_a_checkpoint_file_alone_needs_no_recipe(workspace: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_file_alone_needs_no_recipe(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warned: list[str] = []
+    monkeypatch.setattr(sampling, "warn", warned.append)
     file = workspace / "artifacts" / "train" / "pytorch_lora_weights.safetensors"
     words = ("--workspace", str(tmp_path), "--out", str(tmp_path / "out.png"), "--checkpoint", str(file))
     call = ("sample", "--reference", str(workspace / "one.png"), "--prompt", "a mug", *words)
     syncd(tmp_path, *call, "--steps", "2")
     told = read_provenance(tmp_path / "out.png")
+    assert told["references_cut"] == "middle" and "in the middle square of every reference" in warned[0]
     assert (told["settings"]["height"], told["settings"]["guidance"]["image_scale"]) == (SIDE, 1.0)
     with pytest.raises(ConfigError, match=r"--set models: .* only evaluate\.KEY can be set"):
         syncd(tmp_path, *call, "--set", "models.clip=other")

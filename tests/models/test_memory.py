@@ -1,5 +1,7 @@
 """What fits is let through, what does not is refused with the number that would."""
 
+from pathlib import Path
+
 import psutil
 import pytest
 import torch
@@ -20,9 +22,18 @@ def test_the_last_reference_that_fits_is_let_through(monkeypatch: pytest.MonkeyP
     )
 
 
-def test_free_memory_is_the_machines_or_what_torch_can_still_use_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_memory_is_the_machines_the_containers_or_what_torch_can_still_use_of_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     total = psutil.virtual_memory().total
+    monkeypatch.setattr("models.memory.CGROUP", tmp_path)
     assert 0 < free_bytes(CPU) <= total
+    (tmp_path / "memory.max").write_text("max\n")
+    assert 0 < free_bytes(CPU) <= total
+    (tmp_path / "memory.max").write_text("5000\n")
+    (tmp_path / "memory.current").write_text("4000\n")
+    (tmp_path / "memory.stat").write_text("anon 2500\ninactive_file 1500\n")
+    assert free_bytes(CPU) == 2500
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 8000))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 500)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 200)

@@ -72,6 +72,7 @@ def test_saves_images_that_say_what_they_were_made_from(checkpoint: Path, recipe
     assert told["dataset_sha256"] == sha256_file(checkpoint.parent / "shard" / "index.json")
     assert told["base_model"] == f"{recipe.models.customizer.name}@{recipe.models.customizer.revision}"
     assert len(told["references_sha256"]) == 1
+    assert told["reference_files_sha256"] == [sha256_file(reference)] and "mask_files_sha256" not in told
     assert (told["references_cut"], told["dtype"]) == ("middle", "float32")
     assert told["guidance_norms"][0][0] == 1.0
     assert all(image > 0 and text > 0 for _, image, text in told["guidance_norms"])
@@ -93,13 +94,16 @@ def test_a_segmenter_cuts_references_as_masks_do_and_the_picture_says_which(
     monkeypatch.setattr(pipeline.segmenter, "masks", lambda images: [mask for _ in images])
     found = pipeline("a mug", [shown], segment="mug", num_inference_steps=2)
     given = pipeline("a mug", [shown], [mask], num_inference_steps=2)
-    middle = pipeline("a mug", [shown], num_inference_steps=2)
+    alone = CustomizationPipeline.from_checkpoint(checkpoint)
+    middle = alone("a mug", [shown], num_inference_steps=2)
     told = [made.provenance[0] for made in (found, given, middle)]
     assert [own["references_cut"] for own in told] == ["segmenter", "mask", "middle"]
     assert told[0]["references_sha256"] == told[1]["references_sha256"] != told[2]["references_sha256"]
     np.testing.assert_array_equal(np.asarray(found.images[0]), np.asarray(given.images[0]))
-    alone = CustomizationPipeline.from_checkpoint(checkpoint)
-    assert [own["segment"] for own in told] == ["mug", None, None]
+    assert told[0]["masks_sha256"] == told[1]["masks_sha256"] and "masks_sha256" not in told[2]
+    assert (told[0]["segment"], told[0]["segmenter"]) == ("mug", f"{segmenter.name}@{segmenter.revision}")
+    unasked = pipeline("a mug", [shown], num_inference_steps=2).provenance[0]
+    assert {**unasked, "segment": "mug"} == told[0]
     with pytest.raises(ValueError, match="masks and segment='mug' are both given; give one of them"):
         pipeline("a mug", [shown], [mask], segment="mug")
     with pytest.raises(ValueError, match="you ask to look at the object of a reference alone: give masks, or name a"):

@@ -261,11 +261,13 @@ def test_every_group_of_references_is_kept_once_however_many_branches_and_images
     torch.testing.assert_close(two.layer(name)[0], two.keys[name][[0, 1, 0, 1]])
 
 
+@pytest.mark.parametrize("form", ["separate", "joint"])
 @pytest.mark.parametrize("count", [1, 4])
 def test_more_references_than_fit_are_refused_with_the_number_that_does(
-    customizer: FluxCustomizer, monkeypatch: pytest.MonkeyPatch, count: int
+    customizer: FluxCustomizer, monkeypatch: pytest.MonkeyPatch, count: int, form: str
 ) -> None:
     """What is refused does not fit by the same arithmetic, what the message recommends does."""
+    customizer.references = form
     images = tuple(picture(seed) for seed in range(6))
     asked: dict[str, float] = {}
     check = customizer_module.check_references
@@ -280,6 +282,8 @@ def test_more_references_than_fit_are_refused_with_the_number_that_does(
     with pytest.raises(memory.MemoryLimitError, match=rf"6 references need .* {count} fit; give {count} or fewer"):
         customizer.generate_many([CustomizeRequest("a mug", 0, images)], SETTINGS)
     customizer.generate_many([CustomizeRequest("a mug", 0, images[:count])], SETTINGS)
+    if form == "joint":
+        return
     kept = kept_by(customizer, [CustomizeRequest("a mug", 0, images)]).bytes
     assert kept / 6 < asked["each"] < 3 * kept / 6, "keys and values, and what reading or attending takes besides"
 
