@@ -8,8 +8,7 @@ from pathlib import Path
 from configs.errors import ConfigError
 from data.shards import parse_index, write_atomic
 from data.store import MissingError, Store, is_url, local_path
-
-WEIGHTS = "pytorch_lora_weights.safetensors"
+from models.header import FILE_NAME
 
 
 @contextmanager
@@ -28,7 +27,7 @@ def checkpoint_at(given: str | None) -> Iterator[Path | None]:
 
 def _fetch(url: str, folder: Path) -> Path:
     is_file = url.endswith(".safetensors")
-    where, _, name = url.rpartition("/") if is_file else (url, "", WEIGHTS)
+    where, _, name = url.rpartition("/") if is_file else (url, "", FILE_NAME)
     store, target = Store(where), folder / name
     try:
         index = parse_index(store.read("index.json"), store.url_of("index.json"))

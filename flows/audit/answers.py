@@ -138,7 +138,7 @@ def _print_chain(answer: Answer) -> None:
     columns(
         "statements, each made from those before",
         answer["chain"],
-        ("stage", "statement", "finished", "commit:12", "dirty"),
+        ("stage", "statement", "finished", "commit:12", "dirty", "signed"),
     )
     columns("code", answer["code"], ("commit", "dirty", "sources:16", "stages"))
     table(

@@ -8,7 +8,8 @@ from data.audit.parts import AuditError, Manifest, check_part, parts_of, read_ma
 from data.audit.query import Store
 from data.audit.tables import Kind, tables_of
 from flows.audit.store import dataset_here, update_into
-from tasks.auditing.chain import WEIGHTS, ChainError, Link, check_chain, link_of, sources_of
+from models.header import FILE_NAME
+from tasks.auditing.chain import ChainError, Link, check_chain, link_of, sources_of
 from tasks.auditing.checkpoint import LEDGER
 from tasks.auditing.ledger import ledger_digest
 
@@ -106,7 +107,7 @@ def _check_dataset(opened: Store, folder: Path, sha256: str, shard: Link) -> Ite
 
 def _check_checkpoint(opened: Store, folder: Path, sha256: str, train: Link) -> Iterator[str]:
     ledger = opened.row("SELECT ledger_sha256 FROM checkpoints")["ledger_sha256"]
-    for name, said in ((WEIGHTS, sha256), (LEDGER, ledger)):
+    for name, said in ((FILE_NAME, sha256), (LEDGER, ledger)):
         stated = train.subjects.get(f"artifacts/train/{name}")
         if stated != said:
             yield f"{folder}: {name} is {said}, its statement names {stated}"

@@ -10,6 +10,10 @@ from flows.options import HERE, JsonOption, RuntimeOption, runtime_of
 audit = typer.Typer(
     help="From a checkpoint to everything behind it, back again, and whether all of it holds.", no_args_is_help=True
 )
+PublicKeyOption = Annotated[
+    list[Path] | None,
+    typer.Option(help="Public key in PEM that every statement must be signed by; repeat for keys that changed."),
+]
 WorkspaceOption = Annotated[Path, typer.Option("--workspace", "-w", help="Folder that the runs were made in.")]
 
 
@@ -22,15 +26,21 @@ def trace(
             "digest of a checkpoint or dataset, which may be shortened."
         ),
     ],
+    public_key: PublicKeyOption = None,
     workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
-    """What is behind a checkpoint or an image: assets, prompts, licences, models, code. JSON lists every image."""
+    """What is behind a checkpoint or an image: assets, prompts, licences, models, code, and who signed the statements.
+    JSON lists every image."""
     from flows.audit.answers import print_trace, show
+    from flows.audit.signed import tell_signatures
     from flows.audit.store import open_store, workspace_of
     from flows.audit.trace import trace
 
-    show(trace(open_store(workspace_of(workspace)), target, everything=as_json), as_json, print_trace)
+    folder = workspace_of(workspace)
+    answer = trace(open_store(folder), target, everything=as_json)
+    tell_signatures(answer, folder, public_key or ())
+    show(answer, as_json, print_trace)
 
 
 @audit.command()
@@ -99,10 +109,7 @@ def verify(
         bool,
         typer.Option("--deep", help="Also every record and image from those before it, and the ledger from its seed."),
     ] = False,
-    public_key: Annotated[
-        list[Path] | None,
-        typer.Option(help="Public key in PEM that every statement must be signed by; repeat for keys that changed."),
-    ] = None,
+    public_key: PublicKeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Recompute every digest and follow the chain of statements from assets to report; check models, checkpoint,

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from data.audit.parts import store_folder
 from data.audit.query import Store
 from data.shards import load_index, write_atomic
+from flows.audit.signed import tell_signatures
 from flows.audit.store import dataset_here, open_store
 from flows.audit.trace import as_json, trace_checkpoint, trace_dataset
 from flows.audit.verify import verify
@@ -36,11 +37,12 @@ def write_report(folder: Path, out: Path | None, deep: bool) -> tuple[Path, Path
 def report_facts(workspace: Path, store: Store, deep: bool) -> Answer:
     """Everything on the page; `behind` is the trace of what the workspace holds at present, None if that is no part of
     the store."""
-    verdict = verify(workspace, deep)
+    verdict, behind = verify(workspace, deep), _present(workspace, store)
+    tell_signatures(behind, workspace)
     return {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "verification": {"holds": not verdict.problems, "deep": deep, **asdict(verdict)},
-        "behind": _present(workspace, store),
+        "behind": behind,
         "datasets": store.rows("SELECT * FROM datasets ORDER BY finished, dataset_sha256"),
         "checkpoints": store.rows(
             """

@@ -8,7 +8,8 @@ from typing import Any
 from data.audit.parts import AuditError
 from data.audit.query import Store
 from data.shards import sha256_file
-from tasks.auditing.chain import WEIGHTS, Link, check_chain, environment_of, link_of
+from models.header import FILE_NAME
+from tasks.auditing.chain import Link, check_chain, environment_of, link_of
 
 Answer = dict[str, Any]
 SHORT_STATEMENT = "stage, statement, signature, started, finished, commit, dirty, sources, environment"
@@ -28,7 +29,7 @@ def trace(store: Store, target: str, everything: bool = False) -> Answer:
     """
     path = Path(target)
     if path.is_dir() or path.suffix == ".safetensors":
-        return trace_file(store, path / WEIGHTS if path.is_dir() else path, everything)
+        return trace_file(store, path / FILE_NAME if path.is_dir() else path, everything)
     if path.suffix.lower() == ".png":
         return trace_image(store, path, everything)
     found = trace_name(store, target)

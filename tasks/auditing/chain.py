@@ -9,12 +9,11 @@ from typing import Any
 from data.outside_text import parse_json
 from data.provenance import dependencies_of, input_indexes, read_statement, signature_of, statement_path
 from data.shards import ShardError, ShardIndex, sha256_file
+from models.header import FILE_NAME
 
 SUFFIX = ".intoto.json"
 DATASET_STAGE, CHECKPOINT_STAGE = "shard", "train"
 """Stages whose output is a part of the audit store."""
-WEIGHTS = "pytorch_lora_weights.safetensors"
-"""As in models.lora, which loads torch."""
 
 
 class ChainError(Exception):
@@ -23,7 +22,7 @@ class ChainError(Exception):
 
 def weights_sha256(index: ShardIndex) -> str:
     """Of the weights file of a finished train stage, as its index names it."""
-    return next(entry.sha256 for entry in index.files if entry.name == WEIGHTS)
+    return next(entry.sha256 for entry in index.files if entry.name == FILE_NAME)
 
 
 @dataclass(frozen=True)

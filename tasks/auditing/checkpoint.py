@@ -10,8 +10,9 @@ from safetensors import SafetensorError, safe_open
 from data.audit.parts import AuditError, Row, building
 from data.ids import canonical_json
 from data.shards import load_index, verify_file
+from models.header import FILE_NAME
 from models.training.record import CheckpointRecord
-from tasks.auditing.chain import CHECKPOINT_STAGE, WEIGHTS, Link, sources_of, statement_row
+from tasks.auditing.chain import CHECKPOINT_STAGE, Link, sources_of, statement_row
 from tasks.auditing.ledger import ledger_rows
 
 LEDGER, PAIRS = "ledger.jsonl", "pairs.json"
@@ -35,11 +36,11 @@ def write_checkpoint(workspace: Path, chain: Sequence[Link], shard_of: Mapping[s
     folder, train = workspace / "artifacts" / CHECKPOINT_STAGE, chain[-1]
     index = load_index(folder)
     entries = {entry.name: entry for entry in index.files}
-    for name in (WEIGHTS, LEDGER, *([PAIRS] if PAIRS in entries else [])):
+    for name in (FILE_NAME, LEDGER, *([PAIRS] if PAIRS in entries else [])):
         verify_file(folder / name, entries[name].bytes, entries[name].sha256)
-    with building(store, "checkpoints", entries[WEIGHTS].sha256) as part:
+    with building(store, "checkpoints", entries[FILE_NAME].sha256) as part:
         part.add("training_statements", [statement_row(link) for link in chain])
-        part.add("checkpoints", [_facts(header_of(folder / WEIGHTS), train, entries[LEDGER].sha256)])
+        part.add("checkpoints", [_facts(header_of(folder / FILE_NAME), train, entries[LEDGER].sha256)])
         with (folder / LEDGER).open("rb") as lines:
             part.add("ledger", (row for line in lines for row in ledger_rows(json.loads(line), shard_of)))
         if PAIRS in entries:

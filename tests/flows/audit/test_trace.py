@@ -16,10 +16,10 @@ from data.audit.parts import AuditError, parts_of, store_folder
 from data.audit.query import Store
 from data.shards import load_index, sha256_file
 from flows.audit.answers import print_trace
+from flows.audit.signed import tell_signatures
 from flows.audit.store import open_store
 from flows.audit.trace import trace
-from models.header import FILE_NAME
-from tasks.auditing.chain import WEIGHTS, ChainError
+from tasks.auditing.chain import ChainError
 from tasks.auditing.pictures import METADATA_KEY
 from tasks.sample import METADATA_KEY as WRITTEN_BY_SAMPLE
 from tasks.sample import save_png
@@ -123,13 +123,14 @@ def made_from(checkpoint: str) -> dict[str, Any]:
 
 
 def test_a_picture_of_syncd_sample_leads_to_its_checkpoint(
-    store: Store, checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, store: Store, checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert (METADATA_KEY, WEIGHTS) == (WRITTEN_BY_SAMPLE, FILE_NAME)
+    assert METADATA_KEY == WRITTEN_BY_SAMPLE
     picture = Image.new("RGB", (8, 8))
     save_png(picture, made_from(checkpoint), tmp_path / "a.png")
     told = trace(store, str(tmp_path / "a.png"))
     assert told["made"]["prompt"] == "a mug" and told["behind"]["checkpoint"]["checkpoint_sha256"] == checkpoint
+    tell_signatures(told, finished)
     print_trace(told)
     assert "a.png: says that it was made by syncd sample; not checked" in capsys.readouterr().out
     save_png(picture, made_from("0" * 64), tmp_path / "b.png")

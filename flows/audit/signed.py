@@ -1,0 +1,33 @@
+"""Who signed the statements of an answer: the store keeps statements, the workspace their signatures."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from data.provenance import statement_path
+from data.shards import sha256_file
+from flows.signing import pinned_keys, signature_states
+
+NOT_HERE = "another run's, not here"
+"""Of a statement that is no longer that of a stage in this workspace."""
+
+
+def tell_signatures(answer: Any, workspace: Path, public_keys: Sequence[Path] = ()) -> None:
+    """Add `signed` to every statement in an answer: `unsigned`, who claims to have signed it, or which of the pinned
+    keys did. SigningError for a file that holds no public key."""
+    states = {
+        sha256_file(path): state.text
+        for state in signature_states(workspace, pinned_keys(public_keys))
+        if (path := statement_path(workspace, state.stage)).is_file()
+    }
+    for row in _statements(answer):
+        row["signed"] = states.get(row["statement"], NOT_HERE)
+
+
+def _statements(answer: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(answer, dict):
+        yield from answer.get("chain", ())
+        answer = [value for name, value in answer.items() if name != "chain"]
+    if isinstance(answer, list):
+        for value in answer:
+            yield from _statements(value)
