@@ -289,6 +289,11 @@ def test_models_outside_the_licence_allow_list_are_refused_by_name() -> None:
         ),
         (("evaluate.text_metric=tifa",), "evaluate.text_metric is tifa, and models.vqa is not set"),
         (("evaluate.metrics=[dino]",), "evaluate.metrics names dino, and models.dino is not set"),
+        (
+            ("evaluate.seeds=[4, 4]",),
+            "evaluate.metrics names diversity, which compares the images of a prompt, and evaluate.seeds is [4, 4]; "
+            "give two seeds or more, or set evaluate.metrics without diversity",
+        ),
         (("evaluate.external={ours: x}",), "evaluate.external names a row ours, as the evaluation's own is called"),
         (("evaluate.external={no_mask: x}",), "evaluate.external names a row no_mask, as the evaluation's own is"),
         (("evaluate.rows=[ours, base, ours]",), "evaluate.rows names ours more than once; name it once"),
@@ -314,6 +319,12 @@ def test_the_dreambooth_recipe_evaluates_the_model_of_flux_rigid_and_makes_no_ot
     assert {name for name, _ in base if getattr(base, name) != getattr(own, name)} == {"models", "evaluate"}
     added = {role for role, ref in own.models.by_role.items() if ref != base.models.by_role.get(role)}
     assert added == {"dino", "segmenter", "detector", "vqa"}
+
+
+@pytest.mark.parametrize("name", ["dreambooth", "dreambooth-3b", "dreambench_plus", "customconcept101"])
+def test_recipes_of_benchmarks_make_several_images_of_a_prompt(name: str) -> None:
+    section = load_recipe(name).evaluate
+    assert section.seeds == (0, 1, 2, 3) and "diversity" in section.metrics
 
 
 @pytest.mark.parametrize("name", ["dreambench_plus", "customconcept101"])
