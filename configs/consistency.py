@@ -18,6 +18,9 @@ UNET_ROWS = {
 PARTS = {"no_attention": ("attention", "image"), "no_mask": ("attention", "mask"), "no_image": ("attention", "image")}
 """Rows that switch a part off, and the keys of train.noised that must be true for that to mean anything."""
 
+ONE_REFERENCE = ("dreambench_plus",)
+"""Benchmarks whose objects have a single reference each."""
+
 
 def check(recipe: "Recipe") -> None:
     """ValueError naming the keys that contradict each other."""
@@ -125,6 +128,11 @@ def _check_benchmark(recipe: "Recipe") -> None:
         raise ValueError(
             f"evaluate.benchmark is {section.benchmark}, and models.segmenter is not set; name one (SAM with "
             "models.detector) to find the objects in images"
+        )
+    if section.benchmark in ONE_REFERENCE and max(section.references) > 1:
+        raise ValueError(
+            f"evaluate.references is {list(section.references)}, and every object of {section.benchmark} has one "
+            "reference: set evaluate.references: [1]"
         )
     if section.text_metric == "clip_facts":
         raise ValueError(

@@ -1,4 +1,4 @@
-"""A tiny DreamBooth, as it is published, and recipes that evaluate on it."""
+"""A tiny DreamBooth and a tiny DreamBench++, as they are published, and recipes that evaluate on the former."""
 
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,18 @@ def dreambooth(folder: Path) -> Path:
     classes = "\n".join(f"{subject},{category}" for subject, category in SUBJECTS.items())
     text = f"Classes\n\nsubject_name,class\n{classes}\n\nObject Prompts\n{listed}\nLive Subject Prompts\n{listed}\n"
     (folder / "dataset" / "prompts_and_classes.txt").write_text(text)
+    return folder
+
+
+def dreambench_plus(folder: Path) -> Path:
+    """Two objects of one picture each, with masks by hand."""
+    for place in ("live_subject/animal/00", "object/03"):
+        save(folder / "data" / "images" / f"{place}.jpg", np.full((SIDE, SIDE, 3), 90, np.uint8))
+        captions = folder / "data" / "captions" / f"{place}.txt"
+        captions.parent.mkdir(parents=True)
+        captions.write_text("\n".join(["kitten", *(f"caption {number}" for number in range(9))]))
+    for key in ("animal-00", "object-03"):
+        save(folder / "masks" / key / f"{key[-2:]}.png", np.full((SIDE, SIDE), 255, np.uint8))
     return folder
 
 

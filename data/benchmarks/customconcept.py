@@ -1,6 +1,7 @@
 """CustomConcept101: `dataset.json`, `prompts/*.txt` and `benchmark_dataset/CONCEPT/*`, as in its repository."""
 
 import re
+from functools import cache
 from pathlib import Path
 
 from configs.errors import ConfigError
@@ -53,6 +54,21 @@ def read(folder: Path) -> list[BenchmarkObject]:
 
 
 def kind_of(line: str) -> str:
-    """background or property, by the phrases in configs."""
-    phrases = "|".join(map(re.escape, labels(NAME)["property_phrases"]))
-    return "property" if re.search(rf"\b(?:{phrases})\b", line, re.IGNORECASE) else "background"
+    """background or property, by the words in configs and where they stand."""
+    return "property" if _property().search(line) else "background"
+
+
+@cache
+def _property() -> re.Pattern[str]:
+    """Of a line in which one of the words stands in its place."""
+    known = {place: rf"\b(?:{'|'.join(words)})\b" for place, words in labels(NAME).items()}
+    subject = r"\{\}\w*,?"
+    places = (
+        rf"{known['adjectives']} \{{\}}",
+        rf"{subject} (?:is|are|looks?|turn(?:s|ed)) {known['adjectives']}",
+        rf"{subject}(?: is| are)?[ -]{known['predicates']}",
+        rf"{known['arts']} of\b(?:(?!{known['apart']}).){{0,200}}\{{\}}",
+        rf"{subject}(?: {known['media']})* {known['arts']}(?! (?:an?|the)\b)",
+        known["anywhere"],
+    )
+    return re.compile("|".join(places), re.IGNORECASE)

@@ -282,8 +282,18 @@ def test_models_outside_the_licence_allow_list_are_refused_by_name() -> None:
             ("evaluate.benchmark=dreambooth", "evaluate.benchmark_folder=x"),
             "evaluate.text_metric is clip_facts, and prompts of dreambooth carry no facts; allowed: tifa, clip_score",
         ),
+        (
+            ("evaluate.benchmark=dreambench_plus", "evaluate.benchmark_folder=x", "evaluate.text_metric=clip_score"),
+            "evaluate.references is [1, 3], and every object of dreambench_plus has one reference: set "
+            "evaluate.references: [1]",
+        ),
         (("evaluate.text_metric=tifa",), "evaluate.text_metric is tifa, and models.vqa is not set"),
         (("evaluate.metrics=[dino]",), "evaluate.metrics names dino, and models.dino is not set"),
+        (
+            ("evaluate.seeds=[4, 4]",),
+            "evaluate.metrics names diversity, which compares the images of a prompt, and evaluate.seeds is [4, 4]; "
+            "give two seeds or more, or set evaluate.metrics without diversity",
+        ),
         (("evaluate.external={ours: x}",), "evaluate.external names a row ours, as the evaluation's own is called"),
         (("evaluate.external={no_mask: x}",), "evaluate.external names a row no_mask, as the evaluation's own is"),
         (("evaluate.rows=[ours, base, ours]",), "evaluate.rows names ours more than once; name it once"),
@@ -309,6 +319,21 @@ def test_the_dreambooth_recipe_evaluates_the_model_of_flux_rigid_and_makes_no_ot
     assert {name for name, _ in base if getattr(base, name) != getattr(own, name)} == {"models", "evaluate"}
     added = {role for role, ref in own.models.by_role.items() if ref != base.models.by_role.get(role)}
     assert added == {"dino", "segmenter", "detector", "vqa"}
+
+
+@pytest.mark.parametrize("name", ["dreambooth", "dreambooth-3b", "dreambench_plus", "customconcept101"])
+def test_recipes_of_benchmarks_make_several_images_of_a_prompt(name: str) -> None:
+    section = load_recipe(name).evaluate
+    assert section.seeds == (0, 1, 2, 3) and "diversity" in section.metrics
+
+
+@pytest.mark.parametrize("name", ["dreambench_plus", "customconcept101"])
+def test_recipes_of_the_other_benchmarks_are_that_of_dreambooth_with_other_objects(name: str) -> None:
+    base, own = load_recipe("dreambooth"), load_recipe(name)
+    assert {part for part, _ in base if getattr(base, part) != getattr(own, part)} == {"evaluate"}
+    assert own.evaluate.benchmark == name
+    changed = {key for key, _ in own.evaluate if getattr(base.evaluate, key) != getattr(own.evaluate, key)}
+    assert changed - {"references"} == {"benchmark", "benchmark_folder"}
 
 
 def test_the_recipe_of_table_5_4_evaluates_the_model_of_ours_3b_and_makes_no_other_stage_again() -> None:

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_models
-from benchmark_folders import SUBJECTS, dreambooth, on_dreambooth, save
+from benchmark_folders import SUBJECTS, dreambench_plus, dreambooth, on_dreambooth, save
 from evaluation_runs import SIDE, build_workspace, context_of, evaluated, prompts_of, small_recipe, train_small
 from PIL import Image
 
+from configs.load import load_recipe
 from configs.schema import Recipe
 from data.images import decode_png
 from data.shards import ShardWriter
@@ -18,6 +19,7 @@ from models.evaluation.questions import Written
 from tasks import evaluate
 from tasks.evaluation import asking
 from tasks.evaluation.asking import with_questions
+from tasks.evaluation.benchmark import benchmark_subjects
 from tasks.evaluation.subjects import Subject
 
 
@@ -127,6 +129,15 @@ def test_objects_of_a_benchmark_are_chosen_by_seed(recipe: Recipe, tmp_path: Pat
     assert everything == sorted(SUBJECTS)
     some = evaluate.plan(context_of(tmp_path, on_dreambooth(recipe, folder, objects=2)))
     assert len(some) == 2 and {key for spec in some for key in spec.keys} < set(everything)
+
+
+def test_the_recipe_of_dreambench_plus_asks_for_no_more_references_than_its_objects_have(tmp_path: Path) -> None:
+    folder = dreambench_plus(tmp_path / "benchmark")
+    settings = (f"benchmark_folder={folder / 'data'}", f"reference_masks={folder / 'masks'}", f"resolution={SIDE}")
+    ctx = context_of(tmp_path, load_recipe("dreambench_plus", tuple(f"evaluate.{one}" for one in settings)))
+    with ShardWriter(tmp_path / "work", "evaluate", "0" * 64, 0) as out:
+        found = [subject for spec in evaluate.plan(ctx) for subject in benchmark_subjects(ctx, spec, out)]
+    assert [(subject.id, len(subject.references)) for subject in found] == [("animal-00", 1), ("object-03", 1)]
 
 
 def test_the_language_model_is_asked_when_there_is_no_file(

@@ -110,23 +110,93 @@ def test_customconcept_fills_the_class_into_its_prompts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "kind"),
+    "line",
     [
-        ("{} in grand canyon.", "background"),
-        ("{} swimming in a pool.", "background"),
-        ("{} on a rustic wooden bench in a cherry blossom garden.", "background"),
-        ("A {} beside an antique pocket watch on a desk.", "background"),
-        ("{} wearing sunglasses.", "property"),
-        ("a {} in chef outfit.", "property"),
-        ("Georgia O'Keeffe style {} painting.", "property"),
-        ("A {} made of crystal.", "property"),
-        ("A {} carved from a piece of driftwood.", "property"),
-        ("a sad {}.", "property"),
-        ("{} in the saddle of a horse", "background"),
+        "An orange {}.",
+        "A pink {}.",
+        "A red color {}.",
+        "A blue velvet {} is lying on the sofa.",
+        "a red and white {} on a shelf",
+        "The {} is red.",
+        "A futuristic {}.",
+        "a snow-covered {} in a forest",
+        "A {} with crystal-clear glass, revealing its mechanical parts.",
+        "a {} with golden stripes",
+        "a {} with doors made of glass",
+        "{} in neon colors",
+        "A {} made of crystal.",
+        "a {}, carved from a piece of driftwood",
+        "The {}, steampunk aesthetic, adorned with gears and metallic accents.",
+        "Georgia O'Keeffe style {} painting.",
+        "a backpack in the style of {}",
+        "a {}-shaped cake",
+        "{} oil painting ghibli inspired.",
+        "A detailed 3D rendering of {}.",
+        "A digital rendering of the {}.",
+        "A pointillism representation of {}.",
+        "a watercolor of an old man with the {}",
+        "A screaming {}.",
+        "a sad {}.",
+        "{} wearing sunglasses.",
+        "{} in an astronaut suit, floating in a spaceship.",
+        "a {} in chef outfit.",
+        "{} dressed as a knight, standing in a medieval castle.",
+        "{} as Neo in the matrix movie.",
+        "{} as Italian chef",
     ],
 )
-def test_customconcept_prompts_are_labelled_by_whole_phrases(line: str, kind: str) -> None:
-    assert customconcept.kind_of(line) == kind
+def test_a_customconcept_prompt_that_alters_its_object_is_of_a_property(line: str) -> None:
+    assert customconcept.kind_of(line) == "property"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{} in grand canyon.",
+        "{} swimming in a pool.",
+        "a surreal landscape, {}",
+        "In a house of glass, {} stands.",
+        "{} with steaming coffee",
+        "{} with a glass of water",
+        "{} in the saddle of a horse",
+        "{} as seen from above",
+        "{} as the sun sets",
+        "{} in a suitcase",
+        "{} in an art gallery",
+        "A {} painting a fence.",
+        "{} made by hand in a workshop",
+        # Looks of another thing.
+        "a {} on a red carpet",
+        "a {} next to a blue house",
+        "a red bird on the {}",
+        "{} and an orange sofa.",
+        "{} on a rustic wooden bench in a cherry blossom garden.",
+        "{} on a bench made of stone",
+        "{} in front of a Victorian-style house",
+        "{} in a Japanese-inspired garden",
+        "{} next to a painting of a ship",
+        "a mural of a whale behind the {}",
+        "a laughing Buddha statue in {}",
+        "{} next to a sleeping puppy",
+        "A {} beside an antique pocket watch on a desk.",
+        "{} holding a futuristic sword",
+        # Another one wears it, or something else.
+        "a futuristic robot wearing {}",
+        "{} next to a person wearing a hat",
+        "{} beside a man dressed as a knight",
+        "{} in a pile of clothes",
+    ],
+)
+def test_a_customconcept_prompt_that_alters_what_is_around_its_object_is_of_the_background(line: str) -> None:
+    assert customconcept.kind_of(line) == "background"
+
+
+def test_words_for_customconcept_agree_with_the_table_of_dreambooth() -> None:
+    known = labels("dreambooth")
+    for kind in ("background", "property"):
+        assert {template: customconcept.kind_of(template) for template in known[kind]} == dict.fromkeys(
+            known[kind], kind
+        )
 
 
 @pytest.mark.parametrize(
