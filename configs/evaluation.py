@@ -171,9 +171,8 @@ class Evaluate(Budget):
         None, description="tifa: JSON file of questions by caption; none: models.writer writes them"
     )
     metrics: tuple[Metric, ...] = Field(
-        ("clip_score", "clip_i", "dinov2_i", "copy_paste"),
-        description="beside identity (MDINOv2-I), text and their geometric mean, which are always there; diversity "
-        "needs several seeds",
+        ("clip_score", "clip_i", "dinov2_i", "copy_paste", "diversity"),
+        description="beside identity (MDINOv2-I), text and their geometric mean, which are always there",
     )
     phrases: dict[str, str] = Field({}, description="object -> what the detector looks for, instead of its category")
     detection_threshold: Share = Field(0.25, description="score above which a detection counts")
@@ -194,9 +193,4 @@ class Evaluate(Budget):
         taken = sorted(set(get_args(RowKind)) & set(self.external))
         if taken:
             raise ValueError(f"evaluate.external names a row {taken[0]}, as the evaluation's own is called; rename it")
-        if "diversity" in self.metrics and len(set(self.seeds)) < 2:
-            raise ValueError(
-                f"evaluate.metrics names diversity, which compares the images of a prompt, and evaluate.seeds is "
-                f"{list(self.seeds)}; give two seeds or more, or set evaluate.metrics without diversity"
-            )
         return self

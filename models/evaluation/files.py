@@ -22,6 +22,7 @@ Backbones = Mapping[str, str]
 Models = Mapping[str, str]
 """Row -> what made its images."""
 SPREADS = ("mean", "standard_error", "low", "high", "seed_std")
+WITHOUT_NUMBER = "; no image has a number of it (diversity needs several seeds)"
 SHORT = 12
 """Characters of a revision in a heading."""
 
@@ -71,7 +72,9 @@ def as_markdown(table: Table, gaps: Table, backbones: Backbones, models: Models,
         ]
         if kind in gaps:
             lines += ["Differences, paired by object, prompt and seed:", "", *_table("rows", gaps[kind], backbones), ""]
-    lines += ["## backbones", "", *(f"- {metric}: {model}" for metric, model in backbones.items()), ""]
+    told = {metric for kinds in table.values() for cells in kinds.values() for metric in cells}
+    ends = {metric: "" if metric in told else WITHOUT_NUMBER for metric in backbones}
+    lines += ["## backbones", "", *(f"- {metric}: {model}{ends[metric]}" for metric, model in backbones.items()), ""]
     lines += ["## models", "", *(f"- {row}: {model}" for row, model in models.items()), ""]
     return "\n".join(lines)
 

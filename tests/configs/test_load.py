@@ -289,11 +289,6 @@ def test_models_outside_the_licence_allow_list_are_refused_by_name() -> None:
         ),
         (("evaluate.text_metric=tifa",), "evaluate.text_metric is tifa, and models.vqa is not set"),
         (("evaluate.metrics=[dino]",), "evaluate.metrics names dino, and models.dino is not set"),
-        (
-            ("evaluate.seeds=[4, 4]",),
-            "evaluate.metrics names diversity, which compares the images of a prompt, and evaluate.seeds is [4, 4]; "
-            "give two seeds or more, or set evaluate.metrics without diversity",
-        ),
         (("evaluate.external={ours: x}",), "evaluate.external names a row ours, as the evaluation's own is called"),
         (("evaluate.external={no_mask: x}",), "evaluate.external names a row no_mask, as the evaluation's own is"),
         (("evaluate.rows=[ours, base, ours]",), "evaluate.rows names ours more than once; name it once"),

@@ -24,7 +24,6 @@ SMALL = (
     "train.batch=2",
     "evaluate.objects=2",
     "evaluate.seeds=[0]",
-    "evaluate.metrics=[clip_score, clip_i, dinov2_i, copy_paste]",
     "evaluate.steps=2",
 )
 WANTED = ("1 reference", "2 references", "normalised, 1")

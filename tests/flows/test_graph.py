@@ -84,7 +84,7 @@ def project_like(tmp_path: Path) -> Path:
         ("prompts.scenes=4", "prompts"),
         ("report.max_sets=3", "report"),
         ("render.fov_deg=50", "render"),
-        ("evaluate.seeds=[4, 5]", "evaluate"),
+        ("evaluate.seeds=[4]", "evaluate"),
     ],
 )
 def test_a_setting_changes_its_stage_and_what_depends_on_it_and_nothing_else(

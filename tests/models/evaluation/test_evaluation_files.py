@@ -46,7 +46,11 @@ def test_markdown_has_intervals_backbones_and_a_dash_for_what_a_row_lacks() -> N
     theirs = next(line for line in text.splitlines() if line.startswith("| theirs"))
     assert theirs.split(" | ")[METRICS.index("diversity")] == "-", "dino is in no column"
     assert "1 objects, 1 images or 2 objects, 2 images per row" in text
-    assert f"- identity: {BACKBONES['identity']}" in text and "- ours-1: LoRA on flux@3" in text
+    assert f"- identity: {BACKBONES['identity']}\n" in text and "- ours-1: LoRA on flux@3" in text
+    assert "no image has a number" not in text
+    one_seed = [{**own, "diversity": None} for own in SCORES]
+    text = as_markdown(aggregate(one_seed, ["base"]), {}, {"diversity": "dino@1"}, MODELS, "Evaluation")
+    assert "- diversity: dino@1; no image has a number of it (diversity needs several seeds)" in text
 
 
 def test_the_parquet_file_holds_every_image_and_the_backbones() -> None:
