@@ -15,8 +15,8 @@ import yaml
 
 from configs.errors import ConfigError
 from configs.yaml_text import parse_yaml
-from data.provenance import NOT_BYTES, dependencies_of, read_statement, statement_path
-from data.shards import Receipt, ShardError, ShardIndex, parse_receipt
+from data.provenance import NOT_BYTES, dependencies_of, input_indexes, read_statement, statement_path
+from data.shards import Receipt, ShardError, ShardIndex, parse_receipt, sha256_file
 from flows.graph import Graph, index_path, tracked_values
 from flows.history import work_folder
 from flows.workspace import queued_mark
@@ -144,8 +144,13 @@ def time_warnings(workspace: Path, graph: Graph, stages: Sequence[str]) -> list[
             warnings.append(f"{path}: started {started.isoformat()}, after it finished ({ended.isoformat()})")
         if ended > datetime.now(UTC):
             warnings.append(f"{path}: finished {ended.isoformat()}, which has not come yet by this machine's clock")
+        # Of an input that was made again since, the check of digests speaks.
+        named = input_indexes(statement)
         for name in graph.node(stage).inputs:
-            if name in finished and finished[name] > ended:
+            index = index_path(workspace, name)
+            if name not in finished or not index.is_file() or named.get(name) != sha256_file(index):
+                continue
+            if finished[name] > ended:
                 warnings.append(
                     f"{path}: finished {ended.isoformat()}, before its input {name} ({finished[name].isoformat()}); "
                     "a clock was set back, or one of the two was not made in this run"

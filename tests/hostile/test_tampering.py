@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fake_tasks import attempts
 from fake_workspace import (
     RUNTIME,
+    SMALL,
     TESTS,
     activate,
     bare_workspace,
@@ -45,6 +46,7 @@ from hostile.workspaces import (
 from typer.testing import CliRunner
 
 from configs.errors import ConfigError
+from configs.load import dump_recipe, load_recipe
 from data.ids import canonical_json
 from data.provenance import dependencies_of, statement_path
 from data.shards import ShardError, ShardWriter, load_index, receipt_path, sha256_file
@@ -448,6 +450,14 @@ def test_a_clock_that_was_set_back_changes_no_byte_and_is_told(
     assert any(f"{path}: finished" in text and "before its input assets" in text for text in told)
     shown = CliRunner().invoke(app, ["verify", "-w", str(folder)])
     assert shown.exit_code == 0 and f"WARNING: {path}" in shown.stderr
+
+
+def test_an_input_that_was_made_again_since_is_no_matter_of_clocks(workspace: Path) -> None:
+    recipe = workspace / "configs" / "recipe.yaml"
+    recipe.write_text(dump_recipe(load_recipe("miniature", (*SMALL, "seed=9"))))
+    run_stage("assets", workspace, RUNTIME, serial, package="fake_tasks")
+    assert any("assets.intoto.json" in line for line in problems_of(workspace)), "prompts was made from another one"
+    assert warnings_of(workspace) == []
 
 
 def test_a_time_that_has_not_come_is_told(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
