@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from pathlib import Path
 
 from accelerate import PartialState
@@ -16,7 +17,7 @@ from data.reader import ShardReader
 from data.store import Store
 from models.customizer import Customizer, load_customizer
 from models.training.features import FeatureStore
-from models.training.pairs import PairMix, PairStore
+from models.training.pairs import PairMix, PairStore, counts
 from models.training.settings import Settings
 from models.training.trainer import Run
 
@@ -65,8 +66,19 @@ def open_run(job: TrainingJob, device: str) -> Run:
     state.wait_for_everyone()
     log.info("train: features of %d shards encoded in %.0f s", encoded, time.monotonic() - started)
     features = FeatureStore(folder, reader.index, section, job.seed)
+    _say_skipped(features)
     store = None if job.store is None else Store(job.store)
     return Run(customizer, reader, features, section, job.seed, job.checkpoints, device, job.settings, pairs, store)
+
+
+def _say_skipped(features: FeatureStore) -> None:
+    skipped = list(features.skipped.values())
+    if skipped:
+        log.warning(
+            "train: %d of %d images of the dataset skipped: %s; the first is %s (%s: %s), skipped.json lists all",
+            *(len(skipped), features.images + len(skipped), counts(Counter(own.reason for own in skipped))),
+            *(skipped[0].key, skipped[0].reason, skipped[0].detail),
+        )
 
 
 def _open_pairs(job: TrainingJob, customizer: Customizer, reader: ShardReader) -> PairMix | None:

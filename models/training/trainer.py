@@ -10,6 +10,7 @@ import contextlib
 import io
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,7 @@ from models.training.batches import Row, consumed, draw, make_batch, named, pick
 from models.training.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from models.training.features import FeatureStore
 from models.training.pace import Pace
-from models.training.pairs import PairMix
+from models.training.pairs import PairMix, counts
 from models.training.parallel import LossModule, make_accelerator, shard_base, share_of
 from models.training.settings import Settings
 from models.training.trackers import tracked
@@ -99,7 +100,7 @@ def train(run: Run, on_step: Callable[[Row], None] | None = None) -> History:
     loop = _Loop(run, accelerator, accelerator.prepare_model(LossModule(run.customizer)), parameters, optimizer)
     peak = settings.peak_tflops or peak_tflops(device, section.dtype)
     pace = Pace(section.steps, section.batch * section.accumulate, section.log_every, peak and peak * 1e12)
-    samples = _endless(run.reader)
+    samples = _endless(run)
     with tracked(accelerator, section.model_dump(mode="json")) if done < section.steps else contextlib.nullcontext():
         for step in range(done, section.steps):
             with FlopCounter() if step == done else contextlib.nullcontext() as counter:
@@ -166,13 +167,22 @@ def _resume(run: Run, optimizer: torch.optim.Optimizer, average: EMAModel | None
     return History(state["metrics"], state["ledger"])
 
 
-def _endless(reader: ShardReader) -> Iterator[Sample]:
+def _endless(run: Run) -> Iterator[Sample]:
+    """Sets in the order of the reader, without the images that are skipped; a set that has no other is passed over."""
+    reader, features = run.reader, run.features
     if not len(reader):
         raise TrainingError(
             f"{reader.source.name}: rank {reader.rank} of {reader.world_size} has no samples to train on"
         )
+    if not features.images:
+        reasons = counts(Counter(failure.reason for failure in features.skipped.values()))
+        first = next(iter(features.skipped.values())).detail
+        raise TrainingError(
+            f"{reader.source.name}: none of its images can be trained on: {reasons}; the first: {first}; lower "
+            "prompts.max_words, or train another base model"
+        )
     while True:
-        yield from reader
+        yield from filter(None, map(features.usable, reader))
 
 
 @dataclass(frozen=True)
