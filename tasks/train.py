@@ -1,7 +1,8 @@
 """Train: the customization model on the published shards, as one LoRA with its loss curve and ledger.
 
-Work folder: `features/` (latents and text embeddings per shard), `pairs/` (the same of text-image pairs, per tar),
-`checkpoints/` (in the runtime's store too), `live/` (DVCLive, to watch a run). Output:
+Work folder: `checkpoints/` (in the runtime's store too), `live/` (DVCLive, to watch a run). Beside it
+`features/ORIGIN/`, for all trainings that encode the same (models/training/folders.py): latents and text embeddings per
+shard, and of text-image pairs per tar in `pairs/`. Output:
 `pytorch_lora_weights.safetensors`, `MODEL_CARD.md`, `metrics.jsonl` (one row per step), `ledger.jsonl` (the shards,
 samples and pairs that every step consumed), `dvclive/`, with text-image pairs `pairs.json` (their tars by digest,
 and how many samples of each were skipped and why), and `skipped.json` if images of the dataset were skipped, each with

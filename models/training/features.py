@@ -34,7 +34,7 @@ class FeatureStore:
     Files are memory-mapped and read on demand, so that memory stays flat however large the dataset is; on disk an
     image takes its latents and its text embedding, and the latents of its crops and mirror images if examples can ask
     for them. An image whose prompt a text encoder would have to cut is skipped, and named in the file. A file belongs
-    to one shard digest; `folder` must belong to one model, one train section and one seed.
+    to one shard digest; `folder` must belong to one origin of features (models/training/folders.py).
     """
 
     def __init__(self, folder: Path, index: ShardIndex, section: Train, seed: int) -> None:

@@ -57,7 +57,7 @@ class PairStore:
 
     On disk a pair takes its latents and its text embedding; they are read row by row, so that memory stays flat
     however many there are. A tar that is encoded is not read again, one that was interrupted is encoded anew. `folder`
-    must belong to one model and one size of images.
+    must belong to one model, one dtype and one size of images.
     """
 
     def __init__(self, folder: Path, source: Path, digests: DigestCache) -> None:

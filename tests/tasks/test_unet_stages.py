@@ -200,10 +200,12 @@ def test_features_of_training_carry_the_masks_of_the_shards(checkpoint: Path, re
     from data.shards import read_all
     from models.masks import token_masks
     from models.training.features import FeatureStore
+    from models.training.folders import features_folder
 
     dataset = checkpoint.parent / "shard"
-    ctx = stage_runs.context("train", recipe, checkpoint.parents[1], ("shard",))
-    store = FeatureStore(ctx.work_dir / "features", load_index(dataset), recipe.train, recipe.seed)
+    sha256 = sha256_file(dataset / "index.json")
+    folder = features_folder(checkpoint.parents[1], recipe.models.customizer, recipe.train, recipe.seed, sha256)
+    store = FeatureStore(folder, load_index(dataset), recipe.train, recipe.seed)
     for sample in read_all(dataset, load_index(dataset)):
         for image in decode_set(sample).images:
             for flipped in (False, True):
