@@ -3,7 +3,8 @@
     python -m benchmarks.training [--steps 20] [--batch 8] [--processes 1 2] [--device cuda]
 
 The miniature's FLUX and, where its weights are there, its U-Net, on random pictures of their size with one to three
-references, as their recipes train them. Every row is a training of its own. Rates are of all steps but the first.
+references, as their recipes train them. Every row is a training of its own. Rates are of all steps but the first
+four, whose operations are counted.
 Memory is the most that a process held: on a CPU resident memory, which includes Python and the loaded model; on a GPU
 what torch reserved, of one process. TFLOP/s count what the model computes, not what checkpointing computes again.
 """
@@ -32,6 +33,7 @@ from data.images import encode_png
 from data.shards import ShardEntry, ShardIndex, ShardWriter
 from models.registry import miniature_weights
 from models.training.job import TrainingJob, open_run
+from models.training.pace import StepFlops
 from models.training.processes import run_processes
 from models.training.settings import Settings
 from models.training.trainer import train
@@ -159,7 +161,7 @@ def main() -> None:
             rows += [row_of(name, processes, checkpointing, options) for checkpointing in (False, True)]
     on_cpu = options.device == "cpu"
     where = f"{options.threads} CPU thread(s)" if on_cpu else torch.cuda.get_device_name(options.device)
-    print(f"batch {options.batch}, {options.dtype}, {where}, mean of {options.steps - 1} steps\n")
+    print(f"batch {options.batch}, {options.dtype}, {where}, mean of {options.steps - StepFlops.COUNTED} steps\n")
     print(markdown(["model", "processes", "activations", "samples/s", "TFLOP/s per device", "MiB per process"], rows))
 
 

@@ -29,6 +29,11 @@ class NoisedReferences(Section):
         0.6, description="weight of the image cross-attention beside that of the text"
     )
 
+    @property
+    def needs_masks(self) -> bool:
+        """Whether references come with object masks."""
+        return self.attention and self.mask
+
     @model_validator(mode="after")
     def _enter(self) -> "NoisedReferences":
         if not (self.attention or self.image):

@@ -337,7 +337,7 @@ def gc(
     workspace: WorkspaceOption = HERE,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
 ) -> None:
-    """Delete the work folders of earlier recipes; those of the active one stay, so that it can resume."""
+    """Delete the work folders and features of earlier recipes; those of the active one stay, so that it can resume."""
     from flows.results import delete_work, old_work
     from flows.workspace import find_workspace, locked
 

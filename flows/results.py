@@ -8,8 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.errors import ConfigError
-from flows.graph import load_graph
+from configs.load import load_resolved
+from data.shards import sha256_file
+from flows.graph import RECIPE_FILE, index_path, load_graph
 from flows.history import current_signature, work_folder
+from models.training.folders import features_folder, features_root
+
+DATASET, TRAIN = "shard", "train"
 
 RESULTS = (
     ("report", "artifacts/report/index.html"),
@@ -57,7 +62,8 @@ class OldWork:
 
 
 def old_work(workspace: Path) -> list[OldWork]:
-    """Work folders of stages under another signature than the present one, and what killed runs were building.
+    """Work folders of stages under another signature than the present one, features of training that the present recipe
+    does not use, and what killed runs were building.
 
     A stage whose inputs are missing has no signature: all of its work stays.
     """
@@ -68,8 +74,21 @@ def old_work(workspace: Path) -> list[OldWork]:
         signature = current_signature(graph, stage, workspace)
         if signature is not None:
             kept = work_folder(workspace, stage, signature)
-            found += [folder for folder in sorted(kept.parent.glob("*")) if folder.is_dir() and folder != kept]
+            found += [own for own in _folders(kept.parent) if own not in (kept, features_root(workspace))]
+            if stage == TRAIN:
+                used = _features_in_use(workspace)
+                found += [own for own in _folders(used.parent) if own != used]
     return [OldWork(folder, _size(folder)) for folder in found]
+
+
+def _folders(parent: Path) -> list[Path]:
+    return [path for path in sorted(parent.glob("*")) if path.is_dir()]
+
+
+def _features_in_use(workspace: Path) -> Path:
+    """What a training of the present recipe on the present dataset reads."""
+    recipe, dataset = load_resolved(workspace / RECIPE_FILE), sha256_file(index_path(workspace, DATASET))
+    return features_folder(workspace, recipe.models.customizer, recipe.train, recipe.seed, dataset)
 
 
 def delete_work(work: list[OldWork]) -> None:

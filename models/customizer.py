@@ -195,6 +195,15 @@ class Customizer(Protocol):
         """
 
 
+def too_long(customizer: Customizer, prompt: str) -> str | None:
+    """Why a text encoder would have to cut the prompt; None if it takes it whole."""
+    try:
+        customizer.check_prompts([prompt])
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def load_customizer(ref: ModelRef, device: str, dtype: str, references: ReferenceForm) -> Customizer:
     """A customization model of the caller's own, without adapter, on the pinned base model `ref`.
 

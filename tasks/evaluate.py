@@ -58,25 +58,29 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     from tasks.evaluation.asking import with_questions
     from tasks.evaluation.benchmark import benchmark_subjects
     from tasks.evaluation.external import external_images
+    from tasks.evaluation.lengths import with_short_prompts
     from tasks.evaluation.making import make_row, restored
     from tasks.evaluation.scoring import Shot, score_images
     from tasks.evaluation.tuning import check_tuning, with_nouns
 
     section = ctx.recipe.evaluate
     found = held_out(ctx, spec, out) if section.benchmark == HELD_OUT else benchmark_subjects(ctx, spec, out)
-    shots = [
-        Shot(subject, place, seed, seed_for(ctx.recipe.seed, f"evaluate/{seed}", f"{subject.id}-{place}"))
-        for subject in with_nouns(section, with_questions(ctx, found, out), out)
-        for place in range(len(subject.prompts))
-        for seed in section.seeds
-    ]
-    shots, external = external_images(ctx, shots, out)
-    if not shots:
+    subjects = list(with_nouns(section, with_questions(ctx, found, out), out))
+    if not subjects:
         return
     rows = {row.name: row for row in rows_of(section)}
     with _one_at_a_time:
         customizer, checkpoint = restored(ctx)
         check_tuning(section, customizer)
+        shots = [
+            Shot(subject, place, seed, seed_for(ctx.recipe.seed, f"evaluate/{seed}", f"{subject.id}-{place}"))
+            for subject in with_short_prompts(section, customizer, subjects, out)
+            for place in range(len(subject.prompts))
+            for seed in section.seeds
+        ]
+        shots, external = external_images(ctx, shots, out)
+        if not shots:
+            return
         made = {name: make_row(ctx, row, shots) for name, row in rows.items()}
     images = {name: own for name, (own, _) in made.items()} | external
     scores = score_images(ctx, shots, images)

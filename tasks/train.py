@@ -1,10 +1,12 @@
 """Train: the customization model on the published shards, as one LoRA with its loss curve and ledger.
 
-Work folder: `features/` (latents and text embeddings per shard), `pairs/` (the same of text-image pairs, per tar),
-`checkpoints/` (in the runtime's store too), `live/` (DVCLive, to watch a run). Output:
+Work folder: `checkpoints/` (in the runtime's store too), `live/` (DVCLive, to watch a run). Beside it
+`features/ORIGIN/`, for all trainings that encode the same (models/training/folders.py): latents and text embeddings per
+shard, and of text-image pairs per tar in `pairs/`. Output:
 `pytorch_lora_weights.safetensors`, `MODEL_CARD.md`, `metrics.jsonl` (one row per step), `ledger.jsonl` (the shards,
-samples and pairs that every step consumed), `dvclive/`, and with text-image pairs `pairs.json` (their tars by digest,
-and how many samples of each were skipped and why).
+samples and pairs that every step consumed), `dvclive/`, with text-image pairs `pairs.json` (their tars by digest,
+and how many samples of each were skipped and why), and `skipped.json` if images of the dataset were skipped, each with
+the reason.
 """
 
 import json
@@ -29,8 +31,10 @@ FILES = {
     "metrics.jsonl": "metrics.jsonl",
     "ledger.jsonl": "ledger.jsonl",
     "pairs.json": "pairs.json",
+    "skipped.json": "skipped.json",
 }
-"""Members of the shard and the files that they are published as; `pairs.json` only with text-image pairs."""
+"""Members of the shard and the files that they are published as; `pairs.json` only with text-image pairs,
+`skipped.json` only if images of the dataset were skipped."""
 
 
 def plan(ctx: StageContext) -> list[ShardSpec]:
@@ -95,6 +99,9 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
     }
     if run.pairs is not None:
         files["pairs.json"] = canonical_json({"tars": [asdict(tar) for tar in run.pairs.store.tars]})
+    if run.features.skipped:
+        images = [failure.model_dump() for failure in run.features.skipped.values()]
+        files["skipped.json"] = canonical_json({"images": images})
     out.add(KEY, record, files)
 
 
@@ -146,6 +153,8 @@ def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, A
     end = max(1, len(losses) // 10)
     examples = [example for row in ledger for example in row["samples"]]
     of_pairs = _pairs_summary(json.loads(sample.files["pairs.json"]), examples) if section.pairs else {}
+    skipped = json.loads(sample.files.get("skipped.json", b'{"images": []}'))["images"]
+    reasons = Counter(failure["reason"] for failure in skipped)
     summary = {
         "steps": len(losses),
         "loss_first_tenth": round(float(np.mean(losses[:end])), 6),
@@ -156,6 +165,7 @@ def finalize(ctx: StageContext, index: ShardIndex, out_dir: Path) -> dict[str, A
         "dataset_sha256": sample.record["dataset_sha256"],
         "base_model": f"{ctx.recipe.models.customizer.name}@{ctx.recipe.models.customizer.revision}",
         **of_pairs,
+        **({"images_skipped": dict(sorted(reasons.items()))} if skipped else {}),
     }
     record = CheckpointRecord.model_validate(sample.record)
     training = Training(

@@ -119,7 +119,7 @@ def model_card(training: Training) -> str:
         "images": f"{training.height} x {training.width} px",
         "steps": f"{summary['steps']} of batch {section.batch} x {section.accumulate}, {section.optimizer}, "
         f"learning rate {section.learning_rate:g}",
-        "seen": f"{summary['samples_seen']} samples of {summary['sets_seen']} sets",
+        "seen": f"{summary['samples_seen']} samples of {summary['sets_seen']} sets{_skipped(summary)}",
         "loss": f"{summary['loss_first_tenth']:.4f} in the first tenth, {summary['loss_last_tenth']:.4f} in the last",
     }
     return f"""{front_matter(matter)}
@@ -156,6 +156,11 @@ def _pairs(section: Train, summary: dict[str, Any]) -> str:
     if section.pairs is None:
         return "none"
     return f"{summary['pairs']}, {summary['pairs_seen']} seen, listed in pairs.json; their terms are not known here"
+
+
+def _skipped(summary: dict[str, Any]) -> str:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in summary.get("images_skipped", {}).items())
+    return f", images skipped: {reasons}, listed in skipped.json" if reasons else ""
 
 
 def _lines(text: str) -> str:

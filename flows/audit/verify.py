@@ -17,7 +17,7 @@ from flows.verify import verify as verify_files
 from flows.verify import warnings_of
 from flows.workspace import find_workspace
 from tasks.auditing.chain import ChainError, chain_of
-from tasks.auditing.checkpoint import LEDGER, PAIRS
+from tasks.auditing.checkpoint import LEDGER, PAIRS, SKIPPED
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,9 @@ def _check_ledger(workspace: Path, shard: StageContext) -> Iterator[str]:
     check_version(train)
     recipe, folder = recorded_recipe([train]), workspace / "artifacts" / "train"
     tars = json.loads((folder / PAIRS).read_bytes())["tars"] if (folder / PAIRS).exists() else []
+    lost = json.loads((folder / SKIPPED).read_bytes())["images"] if (folder / SKIPPED).exists() else []
+    skipped = frozenset(failure["key"] for failure in lost)
     index, samples = load_index(workspace / "artifacts" / "shard"), samples_of(shard)
     with (folder / LEDGER).open("rb") as lines:
         rows = (json.loads(line) for line in lines)
-        yield from check_draws(rows, index, samples, recipe.train, recipe.seed, tars)
+        yield from check_draws(rows, index, samples, recipe.train, recipe.seed, tars, skipped)

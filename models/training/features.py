@@ -3,7 +3,9 @@
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,10 @@ from safetensors.torch import save
 from configs.training import Train
 from data.ids import seed_for
 from data.reader import SetImage, decode_set
-from data.shards import Sample, ShardEntry, ShardIndex, write_atomic
+from data.shards import Failure, Sample, ShardEntry, ShardIndex, write_atomic
 from data.squares import jittered_square
 from data.streaming import AHEAD, ShardSource
-from models.customizer import Customizer, Features
+from models.customizer import Customizer, Features, too_long
 from models.training.examples import may_flip
 
 BATCH = 64
@@ -31,7 +33,8 @@ class FeatureStore:
 
     Files are memory-mapped and read on demand, so that memory stays flat however large the dataset is; on disk an
     image takes its latents and its text embedding, and the latents of its crops and mirror images if examples can ask
-    for them. A file belongs to one shard digest; `folder` must belong to one model, one train section and one seed.
+    for them. An image whose prompt a text encoder would have to cut is skipped, and named in the file. A file belongs
+    to one shard digest; `folder` must belong to one origin of features (models/training/folders.py).
     """
 
     def __init__(self, folder: Path, index: ShardIndex, section: Train, seed: int) -> None:
@@ -54,6 +57,25 @@ class FeatureStore:
                 write_atomic(self._path(entry), self._encode(customizer, samples))
         return len(missing)
 
+    @cached_property
+    def skipped(self) -> Mapping[str, Failure]:
+        """Sample id -> why the image is not trained on, in the order of the shards."""
+        told = [failure for entry in self._shards for failure in json.loads(self._metadata(entry)["skipped"])]
+        return {failure["key"]: Failure.model_validate(failure) for failure in told}
+
+    @cached_property
+    def images(self) -> int:
+        """How many images can be trained on."""
+        return sum(int(self._metadata(entry)["images"]) for entry in self._shards)
+
+    def usable(self, sample: Sample) -> Sample | None:
+        """A set with those of its images that can be trained on; None if there is none."""
+        images = sample.record["samples"]
+        kept = [image for image in images if image["sample_id"] not in self.skipped]
+        if len(kept) == len(images):
+            return sample
+        return replace(sample, record={**sample.record, "samples": kept}) if kept else None
+
     def image(self, key: str, sample_id: str, flipped: bool = False, crop: int | None = None) -> Features:
         """Of one image of set `key`, whole or one of its crops, or of the mirror image."""
         return self._read(key, _name(sample_id, flipped, crop))
@@ -63,12 +85,17 @@ class FeatureStore:
         return self._read(key, f"text/{_digest(prompt)}")
 
     def _read(self, key: str, prefix: str) -> Features:
-        entry = self._shard_of[key]
-        if entry.sha256 not in self._opened:
-            self._opened[entry.sha256] = safe_open(self._path(entry), framework="pt")
-        opened = self._opened[entry.sha256]
+        opened = self._open(self._shard_of[key])
         names = json.loads(opened.metadata()["names"])[prefix.split("/")[0]]
         return {name: opened.get_tensor(f"{prefix}/{name}") for name in names}
+
+    def _open(self, entry: ShardEntry) -> safe_open:
+        if entry.sha256 not in self._opened:
+            self._opened[entry.sha256] = safe_open(self._path(entry), framework="pt")
+        return self._opened[entry.sha256]
+
+    def _metadata(self, entry: ShardEntry) -> dict[str, str]:
+        return self._open(entry).metadata()
 
     def _path(self, entry: ShardEntry) -> Path:
         return self.folder / f"{entry.sha256}.safetensors"
@@ -76,11 +103,14 @@ class FeatureStore:
     def _encode(self, customizer: Customizer, samples: Iterable[Sample]) -> bytes:
         images: dict[str, Picture] = {}
         prompts = {""}
+        kept, skipped = 0, []
         for sample in samples:
-            decoded = decode_set(sample)
-            prompts.update(item.prompt for item in decoded.images)
-            flips = may_flip(len(decoded.images), self._section)
-            for item in decoded.images:
+            fitting, failures = _fitting(customizer, decode_set(sample).images)
+            kept += len(fitting)
+            skipped += failures
+            prompts.update(item.prompt for item in fitting)
+            flips = may_flip(len(fitting), self._section)
+            for item in fitting:
                 images.update(_pictures(item, self._section.reference_crops, flips, self._seed))
 
         features: dict[str, Features] = {}
@@ -101,7 +131,20 @@ class FeatureStore:
             for prefix, own in features.items()
             for name, tensor in own.items()
         }
-        return save(tensors, metadata={"names": json.dumps(names)})
+        told = json.dumps([failure.model_dump() for failure in skipped])
+        return save(tensors, metadata={"names": json.dumps(names), "images": str(kept), "skipped": told})
+
+
+def _fitting(customizer: Customizer, images: Iterable[SetImage]) -> tuple[list[SetImage], list[Failure]]:
+    """Images whose prompts the text encoders take whole, and the others with the reason."""
+    fitting, failures = [], []
+    for item in images:
+        problem = too_long(customizer, item.prompt)
+        if problem is None:
+            fitting.append(item)
+        else:
+            failures.append(Failure(key=item.sample_id, reason="long_prompt", detail=problem))
+    return fitting, failures
 
 
 def _name(sample_id: str, flipped: bool, crop: int | None) -> str:

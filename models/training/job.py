@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from pathlib import Path
 
 from accelerate import PartialState
@@ -16,7 +17,8 @@ from data.reader import ShardReader
 from data.store import Store
 from models.customizer import Customizer, load_customizer
 from models.training.features import FeatureStore
-from models.training.pairs import PairMix, PairStore
+from models.training.folders import features_folder
+from models.training.pairs import PairMix, PairStore, counts
 from models.training.settings import Settings
 from models.training.trainer import Run
 
@@ -33,7 +35,7 @@ class TrainingJob(BaseModel):
     base: ModelRef
     workspace: Path = Field(description="what the recipe's paths are relative to")
     dataset: Path = Field(description="folder of the shard stage")
-    folder: Path = Field(description="work folder: features/, checkpoints/, live/")
+    folder: Path = Field(description="work folder: checkpoints/, live/")
     settings: Settings = Field(default_factory=Settings)
     store: str | None = Field(default=None, description="URL where checkpoints are kept too")
 
@@ -56,26 +58,43 @@ def open_run(job: TrainingJob, device: str) -> Run:
     if sharded:
         customizer.offload(device, "all")
     started = time.monotonic()
-    folder = job.folder / "features"
+    folder = features_folder(job.workspace, job.base, section, job.seed, reader.digest)
     mine = reader.index.model_copy(update={"shards": reader.index.shards[state.process_index :: state.num_processes]})
     encoded = FeatureStore(folder, mine, section, job.seed).prepare(customizer, job.dataset, ahead)
     # Tars are encoded by one process; the others find them done.
     with state.main_process_first():
-        pairs = _open_pairs(job, customizer, reader)
+        pairs = _open_pairs(job, folder / "pairs", customizer, reader)
     state.wait_for_everyone()
-    log.info("train: features of %d shards encoded in %.0f s", encoded, time.monotonic() - started)
+    size = sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / 1e6
+    log.info(
+        "train: features of %d shards encoded in %.0f s, those of %d were there; %.1f MB in %s",
+        *(encoded, time.monotonic() - started, len(mine.shards) - encoded, size, folder),
+    )
     features = FeatureStore(folder, reader.index, section, job.seed)
+    _say_skipped(features)
     store = None if job.store is None else Store(job.store)
     return Run(customizer, reader, features, section, job.seed, job.checkpoints, device, job.settings, pairs, store)
 
 
-def _open_pairs(job: TrainingJob, customizer: Customizer, reader: ShardReader) -> PairMix | None:
-    """The text-image pairs of the recipe, encoded at the size of the dataset's images; None if it names none."""
+def _say_skipped(features: FeatureStore) -> None:
+    skipped = list(features.skipped.values())
+    if skipped:
+        log.warning(
+            "train: %d of %d images of the dataset skipped: %s; the first is %s (%s: %s), skipped.json lists all",
+            *(len(skipped), features.images + len(skipped), counts(Counter(own.reason for own in skipped))),
+            *(skipped[0].key, skipped[0].reason, skipped[0].detail),
+        )
+
+
+def _open_pairs(job: TrainingJob, folder: Path, customizer: Customizer, reader: ShardReader) -> PairMix | None:
+    """The text-image pairs of the recipe, encoded into `folder` at the size of the dataset's images; None if it names
+    none.
+    """
     section = job.section
     if section.pairs is None:
         return None
     digests = DigestCache.of_workspace(job.workspace)
-    store = PairStore(job.folder / "pairs", job.workspace / section.pairs, digests)
+    store = PairStore(folder, job.workspace / section.pairs, digests)
     store.prepare(customizer, *image_size(reader))
     log.info("train: %d text-image pairs", len(store))
     return PairMix(store, PairOrder(len(store), section.pairs_share, job.seed))

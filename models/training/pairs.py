@@ -4,7 +4,7 @@ import json
 import logging
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -19,7 +19,7 @@ from data.digests import DigestCache
 from data.ids import canonical_json, digest_of
 from data.pairs import PairOrder, PairsError, TextImage, pair_tars, read_pairs
 from data.shards import Failure, write_atomic
-from models.customizer import Customizer, Features
+from models.customizer import Customizer, Features, too_long
 
 CHUNK = 64
 """Pairs that are encoded together, and the rows of one file."""
@@ -57,7 +57,7 @@ class PairStore:
 
     On disk a pair takes its latents and its text embedding; they are read row by row, so that memory stays flat
     however many there are. A tar that is encoded is not read again, one that was interrupted is encoded anew. `folder`
-    must belong to one model and one size of images.
+    must belong to one model, one dtype and one size of images.
     """
 
     def __init__(self, folder: Path, source: Path, digests: DigestCache) -> None:
@@ -81,7 +81,7 @@ class PairStore:
         self._no_text = customizer.text_features([""])[0]
         if not len(self):
             raise PairsError(
-                f"{self.source}: none of its samples can be trained on: {_counts(self.skipped)}; name other pairs, or "
+                f"{self.source}: none of its samples can be trained on: {counts(self.skipped)}; name other pairs, or "
                 "set neither train.pairs nor train.pairs_share"
             )
 
@@ -121,7 +121,7 @@ class PairStore:
             total, first = found["pairs"] + len(found["skipped"]), found["skipped"][0]
             log.warning(
                 "train: %s: %d of %d pairs skipped: %s; the first is %s (%s: %s), all are listed in %s",
-                *(path, len(found["skipped"]), total, _counts(skipped)),
+                *(path, len(found["skipped"]), total, counts(skipped)),
                 *(first["key"], first["reason"], first["detail"], done),
             )
         name = path.name if path == self.source else path.relative_to(self.source).as_posix()
@@ -178,13 +178,10 @@ class PairMix:
 
 def _check_length(customizer: Customizer, sample: TextImage | Failure) -> TextImage | Failure:
     """Text encoders of a customization model refuse to cut a caption: one that is too long is skipped."""
-    if isinstance(sample, TextImage):
-        try:
-            customizer.check_prompts([sample.caption])
-        except ValueError as error:
-            return Failure(key=sample.key, reason="long_caption", detail=str(error))
-    return sample
+    problem = too_long(customizer, sample.caption) if isinstance(sample, TextImage) else None
+    return sample if problem is None else Failure(key=sample.key, reason="long_caption", detail=problem)
 
 
-def _counts(skipped: dict[str, int]) -> str:
+def counts(skipped: Mapping[str, int]) -> str:
+    """Samples that were skipped, by reason, in words."""
     return ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items())) or "there are none"

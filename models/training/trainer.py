@@ -10,6 +10,7 @@ import contextlib
 import io
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,8 +31,8 @@ from models.flops import FlopCounter, peak_tflops
 from models.training.batches import Row, consumed, draw, make_batch, named, pick
 from models.training.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from models.training.features import FeatureStore
-from models.training.pace import Pace
-from models.training.pairs import PairMix
+from models.training.pace import Pace, StepFlops
+from models.training.pairs import PairMix, counts
 from models.training.parallel import LossModule, make_accelerator, shard_base, share_of
 from models.training.settings import Settings
 from models.training.trackers import tracked
@@ -99,20 +100,23 @@ def train(run: Run, on_step: Callable[[Row], None] | None = None) -> History:
     loop = _Loop(run, accelerator, accelerator.prepare_model(LossModule(run.customizer)), parameters, optimizer)
     peak = settings.peak_tflops or peak_tflops(device, section.dtype)
     pace = Pace(section.steps, section.batch * section.accumulate, section.log_every, peak and peak * 1e12)
-    samples = _endless(run.reader)
+    flops = StepFlops(section.batch * section.accumulate // accelerator.num_processes)
+    samples = _endless(run)
     with tracked(accelerator, section.model_dump(mode="json")) if done < section.steps else contextlib.nullcontext():
         for step in range(done, section.steps):
-            with FlopCounter() if step == done else contextlib.nullcontext() as counter:
+            with FlopCounter() if flops.unsure else contextlib.nullcontext() as counter:
                 metrics, taken = loop.step(step, samples)
+            references = loop.references_in(taken)
             if counter is not None:
-                pace.flops = counter.total
+                flops.count(references, counter.total)
             if average is not None:
                 average.step(parameters)
             history.metrics.append(metrics)
             history.ledger.append(taken)
             if accelerator.is_main_process:
                 shown = {name: value for name, value in metrics.items() if name != "step"}
-                accelerator.log({**shown, **pace(metrics)}, step=step)
+                speed = pace(metrics, flops.of(references), counted=counter is not None)
+                accelerator.log({**shown, **speed}, step=step)
             if on_step:
                 on_step(metrics)
             ends = (step + 1) % section.checkpoint_every == 0 or step + 1 == section.steps
@@ -166,13 +170,22 @@ def _resume(run: Run, optimizer: torch.optim.Optimizer, average: EMAModel | None
     return History(state["metrics"], state["ledger"])
 
 
-def _endless(reader: ShardReader) -> Iterator[Sample]:
+def _endless(run: Run) -> Iterator[Sample]:
+    """Sets in the order of the reader, without the images that are skipped; a set that has no other is passed over."""
+    reader, features = run.reader, run.features
     if not len(reader):
         raise TrainingError(
             f"{reader.source.name}: rank {reader.rank} of {reader.world_size} has no samples to train on"
         )
+    if not features.images:
+        reasons = counts(Counter(failure.reason for failure in features.skipped.values()))
+        first = next(iter(features.skipped.values())).detail
+        raise TrainingError(
+            f"{reader.source.name}: none of its images can be trained on: {reasons}; the first: {first}; lower "
+            "prompts.max_words, or train another base model"
+        )
     while True:
-        yield from reader
+        yield from filter(None, map(features.usable, reader))
 
 
 @dataclass(frozen=True)
@@ -221,6 +234,13 @@ class _Loop:
         }
         shards = list(dict.fromkeys(run.reader.digest_of(row["set"]) for row in taken if "set" in row))
         return metrics, {"step": step, "shards": shards, "samples": taken}
+
+    def references_in(self, taken: Row) -> int:
+        """How many references this process read in a step, by the ledger."""
+        batch, mine = self.run.section.batch, share_of(self.run.section.batch, self.accelerator)
+        rows = taken["samples"]
+        own = [row for start in range(0, len(rows), batch) for row in rows[start : start + batch][mine]]
+        return sum(len(row.get("references", ())) for row in own)
 
 
 def _check_finite(step: int, losses: torch.Tensor, rows: list[Row]) -> None:

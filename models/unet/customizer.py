@@ -59,7 +59,7 @@ class UNetCustomizer(UNetModel):
 
     @property
     def needs_masks(self) -> bool:
-        return self.references.attention and self.references.mask
+        return self.references.needs_masks
 
     @property
     def network(self) -> nn.Module:

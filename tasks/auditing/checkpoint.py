@@ -15,7 +15,7 @@ from models.training.record import CheckpointRecord
 from tasks.auditing.chain import CHECKPOINT_STAGE, Link, sources_of, statement_row
 from tasks.auditing.ledger import ledger_rows
 
-LEDGER, PAIRS = "ledger.jsonl", "pairs.json"
+LEDGER, PAIRS, SKIPPED = "ledger.jsonl", "pairs.json", "skipped.json"
 """As in tasks.train, which loads torch."""
 
 

@@ -2,7 +2,7 @@
 
 import random
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, count
 from typing import Any
 
@@ -24,13 +24,17 @@ def check_draws(
     section: Train,
     seed: int,
     tars: Sequence[Mapping[str, Any]] = (),
+    skipped: Collection[str] = (),
 ) -> Iterator[str]:
     """What is wrong with the rows of a ledger; nothing if they are those of a whole training.
 
-    `samples_of`: ids of the kept images of every set, in their order; `tars`: what pairs.json lists. The key of a
-    text-image pair in its tar is taken as recorded, since the tars are not kept.
+    `samples_of`: ids of the kept images of every set, in their order; `tars`: what pairs.json lists; `skipped`: ids of
+    the images that skipped.json lists. What was skipped and the key of a text-image pair in its tar are taken as
+    recorded, since neither text encoders nor tars are kept.
     """
-    order = _endless(index, seed)
+    usable = {key: [name for name in names if name not in skipped] for key, names in samples_of.items()}
+    some = any(usable[key] for entry in index.shards for key in entry.keys)
+    order = (key for key in _endless(index, seed) if usable[key]) if some else iter(())
     shard_of = {key: entry.sha256 for entry in index.shards for key in entry.keys}
     ends = list(accumulate(tar["pairs"] for tar in tars))
     pairs = PairOrder(ends[-1], section.pairs_share, seed) if ends else None
@@ -42,8 +46,11 @@ def check_draws(
         for place in range(per_step):
             pair = None if pairs is None else pairs.at(step * per_step + place)
             if pair is None:
-                key = next(order)
-                record = {"samples": [{"sample_id": name} for name in samples_of[key]]}
+                key = next(order, None)
+                if key is None:
+                    yield f"ledger: step {step}: a set was trained on, and skipped.json lists every image"
+                    return
+                record = {"samples": [{"sample_id": name} for name in usable[key]]}
                 source: Sample | Pair = Sample(key, record, {})
             else:
                 recorded = row["samples"][place].get("pair", "") if place < len(row["samples"]) else ""

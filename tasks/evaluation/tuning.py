@@ -9,7 +9,7 @@ from data.stage import StageContext
 from models.customizer import Customizer, CustomizeSettings
 from models.evaluation.tables import KINDS
 from models.tuning import tune
-from models.tuning.prompts import class_noun, tuned_prompt
+from models.tuning.prompts import class_noun, instance_prompt, tuned_prompt
 from models.tuning.run import Concept, Run
 from tasks.evaluation.rows import Row, guidance_of, rows_of
 from tasks.evaluation.subjects import Subject
@@ -52,6 +52,17 @@ def noun_of(subject: Subject) -> str:
     return class_noun(record.category, record.caption, [prompt.text for prompt in subject.prompts])
 
 
+def tuned_texts(section: Evaluate, row: Row, subject: Subject) -> list[str]:
+    """All that a tuned model of the row is told: the caption of its references, and the prompts with the identifier."""
+    settings, noun = settings_of(section, row), noun_of(subject)
+    return [instance_prompt(settings.prompt, settings.token, noun), *_with_identifier(section, row, subject)]
+
+
+def _with_identifier(section: Evaluate, row: Row, subject: Subject) -> list[str]:
+    token, noun = settings_of(section, row).token, noun_of(subject)
+    return [tuned_prompt(prompt.text, noun, token) for prompt in subject.prompts]
+
+
 @contextmanager
 def tuned_on(ctx: StageContext, customizer: Customizer, row: Row, subject: Subject) -> Iterator[list[str]]:
     """Inside, the customizer is tuned on all references of the subject; yields its prompts with the identifier."""
@@ -66,6 +77,5 @@ def tuned_on(ctx: StageContext, customizer: Customizer, row: Row, subject: Subje
         seed=ctx.recipe.seed,
         cache=ctx.work_dir / FOLDER,
     )
-    settings = settings_of(section, row)
-    with tune.tuned(run, Concept(subject.id, noun, subject.references), settings):
-        yield [tuned_prompt(prompt.text, noun, settings.token) for prompt in subject.prompts]
+    with tune.tuned(run, Concept(subject.id, noun, subject.references), settings_of(section, row)):
+        yield _with_identifier(section, row, subject)

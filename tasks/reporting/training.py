@@ -44,6 +44,11 @@ def _pairs(summary: dict[str, Any]) -> str:
     return f", {summary['pairs_seen']} of the samples text-image pairs out of {summary['pairs']} ({skipped} skipped)"
 
 
+def _skipped(summary: dict[str, Any]) -> str:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in summary.get("images_skipped", {}).items())
+    return f", images skipped: {reasons}" if reasons else ""
+
+
 def note(ctx: StageContext, index: ShardIndex) -> str:
     """The run in a sentence or two, with the dataset that the checkpoint says it was trained on."""
     section, summary = ctx.recipe.train, index.summary
@@ -52,7 +57,8 @@ def note(ctx: StageContext, index: ShardIndex) -> str:
         f"{summary['steps']} steps of {section.batch * section.accumulate}, {section.optimizer}, LoRA rank "
         f"{section.lora_rank} on {section.lora_targets.replace('_', ' and ')}, 1 to {section.max_references} "
         f"references, from {summary['base_model'].partition('@')[0]}. {summary['samples_seen']} samples of "
-        f"{summary['sets_seen']} sets were consumed{_pairs(summary)}. The checkpoint names the dataset {dataset[:16]}"
+        f"{summary['sets_seen']} sets were consumed{_pairs(summary)}{_skipped(summary)}. The checkpoint names the "
+        f"dataset {dataset[:16]}"
     )
     published = index_file(ctx, "shard")
     same = published.exists() and sha256_file(published) == dataset

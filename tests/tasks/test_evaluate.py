@@ -158,6 +158,24 @@ def test_objects_that_cannot_be_evaluated_are_recorded_with_the_reason(
     }
 
 
+def test_an_object_with_a_prompt_that_is_too_long_fails_alone(recipe: Recipe, make_workspace: Workspace) -> None:
+    """The others of its shard are made as if it were not there."""
+    together = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"shard_size": 3})})
+    long = prompts_of("mug-b")
+    words = "a red mug on the beach in the forest " * 20
+    long[1].prompts[1] = long[1].prompts[1].model_copy(update={"text": words})
+    renders = [rendered(name, seed) for seed, name in enumerate(("mug-a", "mug-b", "mug-c"))]
+    workspace = make_workspace(renders, [prompts_of("mug-a"), long, prompts_of("mug-c")])
+    records, files, index = evaluated(workspace, together)
+    assert list(records) == ["mug-a", "mug-c"]
+    (failure,) = index.failed
+    assert (failure.key, failure.reason) == ("mug-b", "long_prompt")
+    assert failure.detail.startswith("1 of 2 prompts, for example: prompt has 181 tokens; allowed: ")
+    assert words in failure.detail
+    without = make_workspace([renders[0], renders[2]], [prompts_of("mug-a"), prompts_of("mug-c")], name="without")
+    assert (records, files) == evaluated(without, together)[:2]
+
+
 def test_views_of_several_sets_of_an_object_are_pooled(recipe: Recipe, make_workspace: Workspace) -> None:
     workspace = make_workspace(
         [rendered("mug-a", 0, views=2), rendered("mug-a", 1, views=2, number=1)], [prompts_of("mug-a")]

@@ -28,6 +28,7 @@ from data.stage import StageContext
 from models.header import FILE_NAME, read_metadata
 from models.training import trainer
 from models.training.checkpoints import newest_step
+from models.training.folders import features_root
 from models.training.record import CheckpointRecord
 from models.training.trackers import TrackerError
 from models.training.trainer import TrainingError
@@ -243,6 +244,32 @@ def test_a_run_with_pairs_and_crops_says_what_it_took_and_what_it_skipped(tmp_pa
     assert "6 of the samples text-image pairs out of 6 (2 skipped)" in note(context_of(workspace, mixed), index)
 
 
+def test_another_learning_rate_encodes_nothing_and_other_crops_do(
+    tmp_path: Path, mixed: Recipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    workspace = workspace_with_dataset(tmp_path / "work", mixed)
+
+    def made(signature: str, **change: Any) -> tuple[dict[str, str], dict[str, str], list[str]]:
+        """What was published, what features there are then, and what was said of them."""
+        recipe = mixed.model_copy(update={"train": mixed.train.model_copy(update=change)})
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            stage_runs.run_stage(train, replace(context_of(workspace, recipe), signature=signature * 64))
+        said = [message for message in caplog.messages if "features of" in message]
+        return digests(workspace / "artifacts" / "train"), digests(features_root(workspace)), said
+
+    first, features, said = made("1")
+    assert any("/pairs/" in name for name in features)
+    size = sum(path.stat().st_size for path in features_root(workspace).rglob("*.safetensors")) / 1e6
+    assert said[0].startswith("train: features of 2 shards encoded in ")
+    assert f" s, those of 0 were there; {size:.1f} MB in {features_root(workspace)}" in said[0]
+    other, kept, said = made("2", learning_rate=0.5, steps=4, lora_rank=4)
+    assert other != first and kept == features
+    assert said[0].startswith("train: features of 0 shards encoded in ") and "those of 2 were there" in said[0]
+    _, more, _ = made("3", reference_crops=3)
+    assert more.items() > features.items() and len({name.split("/")[0] for name in more}) == 2
+
+
 def test_a_killed_run_with_pairs_publishes_the_same_bytes(
     tmp_path: Path, mixed: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,7 +323,7 @@ def test_a_tracker_that_cannot_be_used_is_refused_before_anything_is_computed(tm
     ctx = replace(context_of(workspace_with_dataset(tmp_path, recipe), recipe), options={"trackers": ("abacus",)})
     with pytest.raises(TrackerError, match="runtime trackers names 'abacus'; allowed: "):
         stage_runs.run_stage(train, ctx)
-    assert not (ctx.work_dir / "features").exists()
+    assert not features_root(tmp_path).exists()
 
 
 def test_checkpointing_and_what_is_kept_change_no_byte(tmp_path: Path, recipe: Recipe) -> None:

@@ -19,13 +19,15 @@ from configs.load import load_recipe
 from configs.schema import Recipe
 from configs.training import NoisedReferences
 from data.images import encode_png
-from data.shards import ShardWriter, sha256_file
+from data.shards import ShardWriter, load_index, sha256_file
 from models.header import FILE_NAME, read_metadata
 from models.training import trainer
 from models.training.record import CheckpointRecord
 from models.training.restore import restore
 from models.training.trainer import train as train_loop
 from tasks import train
+from tasks.auditing.draws import check_draws
+from tasks.reporting.training import note
 from tasks.sample import CustomizationPipeline
 
 torch.set_num_threads(1)
@@ -155,15 +157,55 @@ def test_pairs_need_no_mask_and_crops_carry_theirs(tmp_path: Path, recipe: Recip
     assert restore(folder, "cpu")[1] == record
 
 
+def test_a_set_with_a_prompt_that_is_too_long_is_trained_on_without_that_image(
+    tmp_path: Path, recipe: Recipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The tokenizer's limit is 12 tokens. Said in the log, in what is published, and known to the audit."""
+    sets = [random_set(f"mug-{number}", number, size=SIDE, count=3) for number in range(3)]
+    key, record, files = sets[1]
+    images = list(record.samples)
+    images[2] = images[2].model_copy(update={"prompt": "a red mug on the beach " * 3})
+    sets[1] = (key, record.model_copy(update={"samples": images}), files)
+    write_dataset(tmp_path, sets, recipe)
+    ctx = stage_runs.context("train", recipe, tmp_path, ("shard",))
+    index = stage_runs.run_stage(train, ctx)
+    folder = tmp_path / "artifacts" / "train"
+    assert index.summary["images_skipped"] == {"long_prompt": 1}
+    (listed,) = json.loads((folder / "skipped.json").read_text())["images"]
+    assert (listed["key"], listed["reason"]) == ("mug-1-s0-2", "long_prompt")
+    assert listed["detail"].startswith("prompt has 19 tokens; allowed: 12: 'a red mug on the beach a red mug")
+    (line,) = [own.getMessage() for own in caplog.records if "skipped" in own.getMessage()]
+    assert "train: 1 of 9 images of the dataset skipped: 1 long_prompt; the first is mug-1-s0-2 (long_prompt:" in line
+    assert ", images skipped: 1 long_prompt, listed in skipped.json" in (folder / "MODEL_CARD.md").read_text()
+    assert "3 sets were consumed, images skipped: 1 long_prompt." in note(ctx, index)
+    ledger = [json.loads(row) for row in (folder / "ledger.jsonl").read_text().splitlines()]
+    assert "mug-1-s0-2" not in json.dumps(ledger)
+    published = load_index(tmp_path / "artifacts" / "shard")
+    kept = {key: [own.sample_id for own in record.samples] for key, record, _ in sets}
+    of = (published, kept, recipe.train, recipe.seed)
+    assert list(check_draws(ledger, *of, skipped={"mug-1-s0-2"})) == []
+    assert list(check_draws(ledger, *of)) != []
+    every = {name for names in kept.values() for name in names}
+    (problem,) = check_draws(ledger, *of, skipped=every)
+    assert problem == "ledger: step 0: a set was trained on, and skipped.json lists every image"
+
+
+def test_nothing_is_said_of_skipped_images_where_there_are_none(checkpoint: Path) -> None:
+    assert not (checkpoint / "skipped.json").exists()
+    assert "skipped" not in (checkpoint / "MODEL_CARD.md").read_text() + (checkpoint / "index.json").read_text()
+
+
 def test_features_of_training_carry_the_masks_of_the_shards(checkpoint: Path, recipe: Recipe) -> None:
     from data.reader import decode_set
-    from data.shards import load_index, read_all
+    from data.shards import read_all
     from models.masks import token_masks
     from models.training.features import FeatureStore
+    from models.training.folders import features_folder
 
     dataset = checkpoint.parent / "shard"
-    ctx = stage_runs.context("train", recipe, checkpoint.parents[1], ("shard",))
-    store = FeatureStore(ctx.work_dir / "features", load_index(dataset), recipe.train, recipe.seed)
+    sha256 = sha256_file(dataset / "index.json")
+    folder = features_folder(checkpoint.parents[1], recipe.models.customizer, recipe.train, recipe.seed, sha256)
+    store = FeatureStore(folder, load_index(dataset), recipe.train, recipe.seed)
     for sample in read_all(dataset, load_index(dataset)):
         for image in decode_set(sample).images:
             for flipped in (False, True):

@@ -2,7 +2,7 @@
 
 import io
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,11 @@ LONGEST = 40
 """Letters of a prompt that the customization model takes."""
 
 
-def write_dataset(directory: Path) -> Path:
-    """Sets set-0.. with images of random pixels; kept images keep their index, so indices have gaps."""
+def write_dataset(directory: Path, long: Collection[str] = ()) -> Path:
+    """Sets set-0.. with images of random pixels; kept images keep their index, so indices have gaps.
+
+    Prompts of the images `long` are longer than the customization model takes.
+    """
     rng = np.random.default_rng(0)
     entries, number = [], 0
     for shard, size in enumerate(SETS_PER_SHARD):
@@ -32,7 +35,9 @@ def write_dataset(directory: Path) -> Path:
                     index = place + number % 2
                     files[f"{index}.png"] = encode_png(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
                     files[f"{index}.mask.png"] = encode_png(np.ones((SIDE, SIDE), dtype=bool))
-                    samples.append({"index": index, "sample_id": f"{key}-{index}", "prompt": f"a mug {number} {index}"})
+                    name, prompt = f"{key}-{index}", f"a mug {number} {index}"
+                    prompt += " a word" * LONGEST if name in long else ""
+                    samples.append({"index": index, "sample_id": name, "prompt": prompt})
                 out.add(key, {"set_id": key, "object_id": f"object-{number}", "samples": samples}, files)
                 number += 1
             receipt = out.finish()
@@ -124,6 +129,11 @@ def hash_of(prompt: str) -> float:
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("dataset"))
+
+
+@pytest.fixture
+def make_dataset() -> Callable[..., Path]:
+    return write_dataset
 
 
 @pytest.fixture

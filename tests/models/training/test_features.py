@@ -62,6 +62,39 @@ def test_a_changed_shard_is_never_encoded(dataset: Path, customizer: Any, tmp_pa
         FeatureStore(tmp_path / "features", load_index(copy), SECTION, 0).prepare(customizer, copy)
 
 
+def test_images_with_a_prompt_that_is_too_long_are_named_and_not_encoded(
+    customizer: Any, tmp_path: Path, make_dataset: Any
+) -> None:
+    dataset = make_dataset(tmp_path / "dataset", long=("set-1-2", "set-4-0", "set-4-1"))
+    index = load_index(dataset)
+    store = FeatureStore(tmp_path / "features", index, Train(max_references=1), 0)
+    assert store.prepare(customizer, dataset) == 3
+    assert [(key, own.reason) for key, own in store.skipped.items()] == [
+        ("set-1-2", "long_prompt"), ("set-4-0", "long_prompt"), ("set-4-1", "long_prompt")
+    ]  # fmt: skip
+    assert store.skipped["set-4-1"].detail == "prompt has 289 letters; allowed: 40"
+    assert store.images == 20 - 3
+    assert max(map(len, customizer.encoded_prompts)) <= 40
+    samples = {sample.key: sample for sample in read_all(dataset, index)}
+    assert store.usable(samples["set-0"]) is samples["set-0"]
+    assert [own["sample_id"] for own in store.usable(samples["set-1"]).record["samples"]] == ["set-1-1", "set-1-3"]
+    assert store.usable(samples["set-4"]) is None
+    assert len(samples["set-1"].record["samples"]) == 3, "the dataset's own record stays"
+    assert len(customizer.encoded_images) == store.images
+
+
+def test_a_set_that_has_become_small_gets_the_mirror_images_that_its_examples_ask_for(
+    customizer: Any, tmp_path: Path, make_dataset: Any
+) -> None:
+    dataset = make_dataset(tmp_path / "dataset", long=("set-0-0",))
+    index, section = load_index(dataset), Train(max_references=1)
+    store = FeatureStore(tmp_path / "features", index, section, 0)
+    store.prepare(customizer, dataset)
+    (example,) = draw_example(1, section, random.Random(0)).references
+    assert example.flipped
+    store.image("set-0", "set-0-1", flipped=True)
+
+
 def set_of(pictures: list[tuple[np.ndarray, np.ndarray]], folder: Path) -> tuple[Path, ShardIndex]:
     """A dataset of one set."""
     files, samples = {}, []

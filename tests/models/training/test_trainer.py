@@ -12,7 +12,7 @@ from configs.training import Train
 from data.digests import DigestCache
 from data.pairs import PairOrder
 from data.reader import ShardReader
-from data.shards import load_index
+from data.shards import load_index, read_all
 from models.training.checkpoints import CheckpointError, checkpoints, newest_step
 from models.training.features import FeatureStore
 from models.training.pairs import PairMix, PairStore
@@ -342,6 +342,44 @@ def test_a_rank_without_samples_is_an_error(dataset: Path, tmp_path: Path, custo
     assert len(empty) == 0
     with pytest.raises(TrainingError, match="rank 0 of 9 has no samples"):
         train(Run(customizer, empty, run.features, SECTION, 0, tmp_path / "none"))
+
+
+LONG = ("set-1-2", "set-4-0", "set-4-1")
+
+
+def test_images_with_a_prompt_that_is_too_long_are_in_no_step(
+    tmp_path: Path, make_customizer: Any, make_dataset: Any
+) -> None:
+    """Neither as target nor as reference; a set without any other is passed over, and a resumed run does the same."""
+    dataset = make_dataset(tmp_path / "dataset", LONG)
+    section = SECTION.model_copy(update={"steps": 28, "batch": 1, "checkpoint_every": 3})
+    whole = make_customizer()
+    history = train(run_of(dataset, tmp_path / "whole", whole, section))
+    rows = [row for step in history.ledger for row in step["samples"]]
+    used = {row["target"] for row in rows} | {name for row in rows for name in row["references"]}
+    assert used.isdisjoint(LONG) and {"set-1-1", "set-1-3"} <= used
+    sets = set(load_index(dataset).keys) - {"set-4"}
+    assert [set(row["set"] for row in rows[start : start + 7]) for start in range(0, 28, 7)] == [sets] * 4
+
+    def kill(row: dict[str, Any]) -> None:
+        if row["step"] == 10:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train(run_of(dataset, tmp_path / "cut", make_customizer(), section), kill)
+    resumed = make_customizer()
+    assert train(run_of(dataset, tmp_path / "cut", resumed, section)) == history
+    for name, tensor in whole.adapter_state().items():
+        assert torch.equal(resumed.adapter_state()[name], tensor)
+
+
+def test_a_dataset_of_prompts_that_are_all_too_long_is_an_error_that_says_so(
+    dataset: Path, tmp_path: Path, customizer: Any, make_dataset: Any
+) -> None:
+    names = [own["sample_id"] for sample in read_all(dataset, load_index(dataset)) for own in sample.record["samples"]]
+    long = make_dataset(tmp_path / "long", names)
+    with pytest.raises(TrainingError, match=r"none of its images can be trained on: 20 long_prompt; the first: prompt"):
+        train(run_of(long, tmp_path, customizer))
 
 
 def test_the_learning_rate_is_constant_or_falls_to_zero() -> None:
