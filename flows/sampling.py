@@ -109,7 +109,7 @@ def provenance_lines(path: Path) -> list[str]:
         raise ConfigError(str(error)) from error
     norms = told.pop("guidance_norms", [])
     settings = told.pop("settings")
-    lines = [f"{name:20} {_shown(value)}" for name, value in {**told, **settings}.items()]
+    lines = [f"{name:22} {_shown(value)}" for name, value in {**told, **settings}.items()]
     if norms:
         lines += ["", f"{'step':>4} {'noise level':>12} {'|g_I|':>12} {'|g_c|':>12}"]
         lines += [
