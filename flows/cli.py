@@ -22,6 +22,7 @@ from flows.options import (
     WorkspaceOption,
     runtime_of,
 )
+from flows.pipeline import run_pipeline
 from flows.promotion.commands import models, retrain
 from flows.remote import pull, push
 from flows.simulation.commands import simulate
@@ -30,7 +31,6 @@ from flows.stopping import MESSAGE as STOP_MESSAGE
 from flows.stopping import exit_on_sigterm
 from flows.study_commands import study
 from flows.takedown.commands import revoke
-from flows.walk import walk
 
 if TYPE_CHECKING:
     pass
@@ -75,7 +75,7 @@ def run(
     wanted = choose_recipe(workspace.resolve(), recipe, tuple(overrides or ()))
     load_graph(PROJECT).until(until)
     with locked(workspace):
-        walk(prepare_workspace(workspace, wanted), until, chosen)
+        run_pipeline(prepare_workspace(workspace, wanted), until, chosen)
 
 
 @app.command()
@@ -176,7 +176,7 @@ def retry_failed(
     if not queued:
         typer.echo("nothing failed" + (f" for reason {reason}" if reason else ""))
     elif run:
-        walk(folder, None, how)
+        run_pipeline(folder, None, how)
     else:
         typer.echo("run them with: syncd run")
 

@@ -17,11 +17,10 @@ from configs.errors import ConfigError
 from configs.yaml_text import parse_yaml
 from data.provenance import NOT_BYTES, dependencies_of, input_indexes, read_statement, statement_path
 from data.shards import Receipt, ShardError, ShardIndex, parse_receipt, sha256_file
+from flows.dvc_files import LOCK_FILE
 from flows.graph import Graph, index_path, tracked_values
 from flows.history import work_folder
 from flows.workspace import queued_mark
-
-LOCK_FILE = "dvc.lock"
 
 
 def recipe_problems(workspace: Path, graph: Graph, stage: str) -> list[str]:

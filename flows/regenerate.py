@@ -20,6 +20,7 @@ from prefect.tasks import exponential_backoff
 from configs.load import load_runtime
 from flows.audit.store import update as update_audit_store
 from flows.console import say
+from flows.dvc_files import keep
 from flows.graph import load_graph
 from flows.plan import dvc_status
 from flows.reproduce import REASON
@@ -142,6 +143,8 @@ def walk(folder: Path, stages: Sequence[str], runtime: str | None, retries: int 
         inputs_ran = any(outcomes[name].ran for name in graph.node(stage).inputs if name in outcomes)
         due = stage in changed or inputs_ran or queued_mark(folder, stage).exists()
         outcomes[stage] = again(stage, str(folder), environment) if due else StageOutcome(stage, ran=False)
+        if due:
+            keep(folder)
         if not outcomes[stage].ran:
             say(f"{stage}: {'restored from the DVC cache' if due else 'up to date'}")
     for note in update_audit_store(folder):

@@ -21,6 +21,7 @@ from data.outside_text import on_terminal
 from data.revocation import REVOKED_FILE, Revocations, load_revocations, revocations_text
 from data.shards import write_atomic
 from data.store import is_url
+from flows.dvc_files import mend
 from flows.graph import INPUTS_FILE, RECIPE_FILE, VERSIONS_FILE
 from flows.inputs import is_path, resolve_paths, write_inputs
 from flows.worker import RUN_ID_VARIABLE
@@ -101,6 +102,7 @@ def locked(folder: Path, wait_minutes: float = 0) -> Iterator[None]:
         stream.truncate(0)
         stream.write(f"{os.getpid()} on {socket.gethostname()}")
         stream.flush()
+        mend(workspace)
         _held.add(workspace)
         try:
             yield

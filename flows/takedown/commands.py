@@ -28,6 +28,7 @@ def revoke(
 ) -> None:
     """Take an object out of the dataset: list what holds it, make those shards again, leave a tombstone."""
     from configs.errors import ConfigError
+    from flows.pipeline import run_pipeline
     from flows.tables import print_table
     from flows.takedown.revoke import (
         KEPT,
@@ -40,7 +41,6 @@ def revoke(
         with_copies,
         without_work,
     )
-    from flows.walk import walk
     from flows.workspace import find_workspace, locked
 
     folder, how = find_workspace(workspace), runtime_of(runtime, workers)
@@ -65,7 +65,7 @@ def revoke(
             if dry_run:
                 return
             bury(folder, found, reason, with_files=copies is not False)
-        walk(folder, LAST_STAGE, how)
+        run_pipeline(folder, LAST_STAGE, how)
         if purge:
             freed = purge_earlier(folder)
             typer.echo(f"{freed / 1e6:.1f} MB of earlier outputs deleted, and the report; syncd run makes that again")

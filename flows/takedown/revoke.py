@@ -21,7 +21,7 @@ from data.shards import ShardIndex, load_index, read_all, write_atomic
 from data.signing import envelope_path
 from flows.audit.find import find
 from flows.audit.store import open_store
-from flows.evidence import LOCK_FILE
+from flows.dvc_files import LOCK_FILE
 from flows.graph import Graph, index_path, load_graph
 from flows.history import DONE, published, stage_state, work_folder
 from flows.results import delete_work, old_work

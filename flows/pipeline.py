@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 FULL_BELOW_BYTES = 1_000_000
 
 
-def walk(folder: Path, until: str | None, runtime: "Runtime") -> None:
+def run_pipeline(folder: Path, until: str | None, runtime: "Runtime") -> None:
     """Run the stages of a workspace that are not up to date, as far as `until`; the caller holds its lock."""
     from flows.errors import is_expected
     from flows.results import print_results
