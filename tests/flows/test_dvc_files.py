@@ -1,11 +1,17 @@
 """Half files of a DVC that was killed: never an end to all later commands."""
 
 import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
-from data.ids import canonical_json
+from flows import dvc_files
 from flows.dvc_files import KEPT, LOCK_FILE, WHO, is_whole, keep, mend
 
 STAGE = {
@@ -52,18 +58,53 @@ def test_half_a_lock_file_is_as_the_stage_before_left_it(
     assert "as before that" in capsys.readouterr().err
 
 
+def written(folder: Path, text: str) -> Path:
+    who = folder / WHO
+    who.parent.mkdir(parents=True, exist_ok=True)
+    who.write_text(text)
+    return who
+
+
+def naming(pid: int) -> str:
+    reader = {"pid": pid, "cmd": "flows/reproduce.py assets"}
+    return json.dumps({"write": {"artifacts/assets": reader}, "read": {"artifacts/x": [reader]}})
+
+
 @pytest.mark.parametrize("half", ["", '{"write": {', "\0" * 8])
 def test_half_a_list_of_processes_is_deleted_unless_dvc_is_writing_it(tmp_path: Path, half: str) -> None:
-    who = tmp_path / WHO
-    who.parent.mkdir(parents=True)
-    whole = canonical_json({"write": {}, "read": {"a": [{"pid": 1, "cmd": "dvc"}]}})
-    who.write_bytes(whole)
-    mend(tmp_path)
-    assert who.read_bytes() == whole
-    who.write_text(half)
+    who = written(tmp_path, half)
     with who.with_name("rwlock.lock").open("w") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
         mend(tmp_path)
         assert who.exists()
     mend(tmp_path)
     assert not who.exists()
+
+
+def test_a_list_that_names_a_live_process_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dvc_files, "SECONDS_TO_END", 0.2)
+    for text in (naming(os.getpid()), '{"write": {}, "read": {}}'):
+        who = written(tmp_path, text)
+        mend(tmp_path)
+        assert who.read_text() == text
+
+
+def test_a_process_that_nobody_waits_for_and_another_one_of_its_id_do_not_count(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    while psutil.Process(ended.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.05)
+    who = written(tmp_path, naming(ended.pid))
+    mend(tmp_path)
+    assert not who.exists()
+    ended.wait()
+    who = written(tmp_path, naming(os.getpid()))
+    os.utime(who, (1.0, 1.0))
+    mend(tmp_path)
+    assert not who.exists(), "this process began later"
+
+
+def test_a_process_that_is_about_to_end_is_waited_for(tmp_path: Path) -> None:
+    ending = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1)"])
+    who = written(tmp_path, naming(ending.pid))
+    mend(tmp_path)
+    assert not who.exists() and ending.poll() == 0
