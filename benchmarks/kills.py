@@ -34,10 +34,10 @@ from configs.schema import Runtime
 from data.chain import verify_chain
 from data.provenance import statement_path
 from data.shards import sha256_file
-from data.signing import envelope_path, make_keys
+from data.signing import envelope_path, make_keys, pinned_keys
 from flows.engine import run_stage
 from flows.runners import serial
-from flows.signing import pinned_keys, signature_states
+from flows.signing import signature_states
 from tests.fake_workspace import RUNTIME, TESTS, bare_workspace, dvc_workspace, make_trouble, subprocess_environment
 
 FAKE_STAGES = ("assets", "prompts")

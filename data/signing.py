@@ -254,6 +254,12 @@ def drop_signature_of_another(workspace: Path, stage: str) -> bool:
     return True
 
 
+def pinned_keys(files: Sequence[Path]) -> dict[str, Ed25519PublicKey]:
+    """Public keys by id; SigningError names a file that holds none."""
+    keys = [read_public_key(path) for path in files]
+    return {keyid_of(key): key for key in keys}
+
+
 def signature_state(workspace: Path, stage: str, pinned: Mapping[str, Ed25519PublicKey]) -> SignatureState:
     """What the signature of a stage's statement is worth, given the public keys that the reader trusts, by id."""
     path, statement = envelope_path(workspace, stage), statement_path(workspace, stage)

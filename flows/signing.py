@@ -14,9 +14,7 @@ from data.signing import (
     SignatureState,
     drop_signature_of_another,
     envelope_path,
-    keyid_of,
     read_private_key,
-    read_public_key,
     sign_statement,
     signature_state,
 )
@@ -58,12 +56,6 @@ def sign_workspace(workspace: Path, signer: Ed25519PrivateKey) -> tuple[list[str
         )
     fresh = [stage for stage in done if sign_statement(workspace, stage, signer)]
     return fresh, [stage for stage in done if stage not in fresh]
-
-
-def pinned_keys(files: Sequence[Path]) -> dict[str, Ed25519PublicKey]:
-    """Public keys by id; SigningError names a file that holds none."""
-    keys = [read_public_key(path) for path in files]
-    return {keyid_of(key): key for key in keys}
 
 
 def signature_states(workspace: Path, pinned: Mapping[str, Ed25519PublicKey]) -> list[SignatureState]:

@@ -6,7 +6,8 @@ from typing import Any
 
 from data.provenance import statement_path
 from data.shards import sha256_file
-from flows.signing import pinned_keys, signature_states
+from data.signing import pinned_keys, signature_state
+from tasks.auditing.chain import SUFFIX
 
 NOT_HERE = "another run's, not here"
 """Of a statement that is no longer that of a stage in this workspace."""
@@ -15,10 +16,11 @@ NOT_HERE = "another run's, not here"
 def tell_signatures(answer: Any, workspace: Path, public_keys: Sequence[Path] = ()) -> None:
     """Add `signed` to every statement in an answer: `unsigned`, who claims to have signed it, or which of the pinned
     keys did. SigningError for a file that holds no public key."""
+    pinned = pinned_keys(public_keys)
     states = {
-        sha256_file(path): state.text
-        for state in signature_states(workspace, pinned_keys(public_keys))
-        if (path := statement_path(workspace, state.stage)).is_file()
+        sha256_file(path): signature_state(workspace, path.name.removesuffix(SUFFIX), pinned).text
+        for path in statement_path(workspace, "any").parent.glob(f"*{SUFFIX}")
+        if path.is_file()
     }
     for row in _statements(answer):
         row["signed"] = states.get(row["statement"], NOT_HERE)

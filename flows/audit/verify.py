@@ -7,12 +7,13 @@ from pathlib import Path
 
 from data.provenance import statement_path
 from data.shards import ShardError, load_index, sha256_file
+from data.signing import pinned_keys
 from data.stage import StageContext
 from flows.audit.checks import check_store, earlier_datasets, has_parts
 from flows.audit.recorded import check_version, recorded_contexts, recorded_recipe
 from flows.audit.store import not_written, update
 from flows.graph import load_graph
-from flows.signing import pinned_keys, signature_states, signature_summary
+from flows.signing import signature_states, signature_summary
 from flows.verify import verify as verify_files
 from flows.verify import warnings_of
 from flows.workspace import find_workspace

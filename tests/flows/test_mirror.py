@@ -29,7 +29,7 @@ from data.chain import verify_chain
 from data.origin import origin_of
 from data.provenance import statement_path
 from data.shards import Receipt, ShardError, load_index
-from data.signing import make_keys, signature_state
+from data.signing import make_keys, pinned_keys, signature_state
 from data.stage import WORK, StageContext
 from data.store import Store
 from flows import engine
@@ -38,7 +38,6 @@ from flows.engine import StageResult, run_stage
 from flows.graph import Graph
 from flows.requeue import requeue_failed
 from flows.runners import serial
-from flows.signing import pinned_keys
 from flows.worker import RUN_ID_VARIABLE, StageError
 from flows.workspace import queued_mark
 

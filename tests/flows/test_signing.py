@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 from configs.errors import ConfigError
 from configs.schema import Runtime
 from data.provenance import statement_path
-from data.signing import SigningError, envelope_path, keyid_of, make_keys, read_public_key
+from data.signing import SigningError, envelope_path, keyid_of, make_keys, pinned_keys, read_public_key
 from flows.cli import app
 from flows.engine import run_stage
 from flows.results import print_results
 from flows.runners import serial
-from flows.signing import pinned_keys, sign_workspace, signature_states, signature_summary, signer_of
+from flows.signing import sign_workspace, signature_states, signature_summary, signer_of
 from flows.status import status, status_json
 from flows.verify import verify
 from flows.workspace import SIGNING_KEY_VARIABLE, run_environment, signing_key

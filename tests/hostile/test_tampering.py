@@ -50,14 +50,13 @@ from configs.load import dump_recipe, load_recipe
 from data.ids import canonical_json
 from data.provenance import dependencies_of, statement_path
 from data.shards import ShardError, ShardWriter, load_index, receipt_path, sha256_file
-from data.signing import envelope_path, make_keys
+from data.signing import envelope_path, make_keys, pinned_keys
 from flows import publishing
 from flows.batch import run_share
 from flows.cli import app
 from flows.engine import run_stage
 from flows.history import receipts_in, work_folder
 from flows.runners import serial
-from flows.signing import pinned_keys
 from flows.verify import warnings_of
 from flows.workspace import SIGNING_KEY_VARIABLE
 

@@ -13,14 +13,13 @@ from configs.errors import ConfigError
 from configs.load import load_recipe
 from data.revocation import Revocations, write_revocations
 from data.shards import ShardError, sha256_file
-from data.signing import make_keys
+from data.signing import make_keys, pinned_keys
 from flows import retrain
 from flows.engine import run_stage
 from flows.promotion.checks import kept_model_problems
 from flows.promotion.measure import measure
 from flows.promotion.store import Store
 from flows.runners import serial
-from flows.signing import pinned_keys
 from flows.verify import verify
 from flows.workspace import SIGNING_KEY_VARIABLE
 
