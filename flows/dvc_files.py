@@ -27,9 +27,10 @@ SECONDS_TO_END = 10.0
 
 def keep(workspace: Path) -> None:
     """To be called after a stage: DVC has written LOCK_FILE to its end."""
-    lock = workspace / LOCK_FILE
+    lock, kept = workspace / LOCK_FILE, workspace / KEPT
     if lock.exists():
-        write_atomic(workspace / KEPT, lock.read_bytes())
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(kept, lock.read_bytes())
 
 
 def mend(workspace: Path) -> None:
@@ -46,7 +47,9 @@ def mend(workspace: Path) -> None:
     text = lock.read_bytes() if lock.exists() else None
     if text is None or (kept.exists() and text == kept.read_bytes()):
         return
-    if not is_whole(text.decode(errors="replace")) and _nobody_writes(workspace, LOCK_FILE):
+    if is_whole(text.decode(errors="replace")):
+        keep(workspace)
+    elif _nobody_writes(workspace, LOCK_FILE):
         if kept.exists():
             write_atomic(lock, kept.read_bytes())
         else:

@@ -107,9 +107,6 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
         except AssetError as error:
             out.fail(key, error.reason, error.detail)
             continue
-        if mesh is not None and (gone := ctx.revoked.files & {mesh.sha256, hashlib.sha256(mesh.data).hexdigest()}):
-            out.fail(key, REVOKED_AGAIN, f"sha256 {min(gone)} was taken down; {REVOKED_FILE} says why")
-            continue
         record = AssetRecord(
             object_id=key,
             split="eval" if key in held_out else "train",
@@ -121,6 +118,9 @@ def run_shard(ctx: StageContext, spec: ShardSpec, out: ShardWriter) -> None:
             attributes=dict(candidate.attributes),
             **_origin(candidate, mesh),
         )
+        if gone := ctx.revoked.files & {record.source_sha256, record.mesh_sha256}:
+            out.fail(key, REVOKED_AGAIN, f"sha256 {min(gone)} was taken down; {REVOKED_FILE} says why")
+            continue
         out.add(key, record, {"glb": mesh.data} if mesh else {})
 
 
